@@ -1,0 +1,1 @@
+"""Training-time alignment: losses, data, one trainer, recipes."""

@@ -1,0 +1,1 @@
+"""Training data: authored safe answers, everyday instructions, pair building."""

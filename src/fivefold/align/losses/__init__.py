@@ -1,0 +1,1 @@
+"""Pure, shaped objectives, one a file."""

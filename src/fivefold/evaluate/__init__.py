@@ -1,0 +1,1 @@
+"""Suites, benchmarks and what their scores mean."""

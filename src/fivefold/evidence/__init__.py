@@ -1,0 +1,1 @@
+"""Append-only records, artifacts by hash, signatures, bundles."""

@@ -1,0 +1,1 @@
+"""Gates, decisions, documents and provenance; cites numbers and cannot make them."""

@@ -1,0 +1,1 @@
+"""Guards at run time: one verdict per exchange, stacked."""

@@ -1,0 +1,1 @@
+"""What a model computes: directions, probes, circuits, artifacts."""

@@ -1,0 +1,1 @@
+"""One interpretability method a file."""

@@ -1,0 +1,1 @@
+"""Attacks, transforms, search within a budget, findings."""

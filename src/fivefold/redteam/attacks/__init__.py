@@ -1,0 +1,1 @@
+"""One attack a file: each module has `attack(**options) -> Attack`."""

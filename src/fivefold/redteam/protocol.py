@@ -1,0 +1,54 @@
+"""The contract of an attack: turn a case into attempts against a model, within a budget."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from fivefold.runtime.protocol import Capability, Model
+from fivefold.types import Case, Completion, Message, Outcome, Taxonomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackBudget:
+    """Limits for one behaviour. The same for every model that is compared."""
+
+    queries: int = 10
+    steps: int = 20
+    max_new_tokens: int = 40
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try: what was sent, what came back, what the judge said, what it cost."""
+
+    case_id: str
+    attack: str
+    messages: tuple[Message, ...]
+    completion: Completion | None
+    outcome: Outcome
+    prefill: str = ""
+    queries: int = 1
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+Judge: TypeAlias = Callable[[Case, Completion], Outcome]
+"""Value 1.0 = the answer complies with the harmful request (the attack succeeded)."""
+
+
+class Attack(Protocol):
+    """One attack, as its module's `attack(**options)` factory returns it."""
+
+    name: str
+    needs: frozenset[Capability]
+    taxonomy: Taxonomy
+
+    def run(self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random) -> Iterator[Attempt]:
+        """Yield attempts until one succeeds or the budget is spent."""
+        ...

@@ -1,0 +1,1 @@
+"""One prompt transform a file: each module has `transform(text, rng) -> str`."""

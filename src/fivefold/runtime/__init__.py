@@ -1,0 +1,1 @@
+"""One model, white-box or black-box: load, generate, likelihood, activations, gradients, interventions."""

@@ -1,0 +1,1 @@
+"""(Case, Completion) -> Outcome: rules, judges, sandboxed code."""

@@ -1,0 +1,1 @@
+"""Built-in scorers, one a file: each module has `scorer(**options) -> Scorer`."""

@@ -1,0 +1,1 @@
+"""Intervals, paired tests, power, multiple comparisons and correction for judge error."""

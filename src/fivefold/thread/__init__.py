@@ -1,0 +1,1 @@
+"""plan → steps → run → findings → decision."""

@@ -1,0 +1,68 @@
+"""One vulnerability with an identity and a life."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from fivefold.types.case import Message
+
+Status: TypeAlias = Literal["open", "patched", "verified", "closed", "regressed"]
+Severity: TypeAlias = Literal["low", "medium", "high", "critical"]
+
+TRANSITIONS: Mapping[Status, tuple[Status, ...]] = {
+    "open": ("patched",),
+    "patched": ("verified", "regressed"),
+    "verified": ("closed", "regressed"),
+    "closed": ("regressed",),
+    "regressed": ("patched",),
+}
+"""open → patched (a patch names it) → verified (replay, paraphrases and re-attack fail on the patched version) → closed
+(a gate that counts it passed) ; any later hit → regressed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taxonomy:
+    """Where an attack strikes and what the public catalogues call it."""
+
+    surface: str
+    technique: str
+    owasp: tuple[str, ...] = ()
+    atlas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """The shortest known case that shows the weakness, and what the model answered then."""
+
+    messages: tuple[Message, ...]
+    prefill: str = ""
+    response: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One vulnerability: one weakness, however many attempts showed it.
+
+    `cause` is what interpretability says of the reproducing case (layer, projection, percentile). `patches` are the
+    fingerprints of model versions that address it. `history` lists (status, evidence id, reason) in order.
+    """
+
+    id: str
+    title: str
+    category: str
+    language: str
+    attack: str
+    taxonomy: Taxonomy
+    severity: Severity
+    severity_reason: str
+    behaviours: tuple[str, ...]
+    reproductions: tuple[Reproduction, ...]
+    subject: str
+    status: Status = "open"
+    cause: Mapping[str, Any] = field(default_factory=dict)
+    patches: tuple[str, ...] = ()
+    history: tuple[tuple[str, str, str], ...] = ()
+    run: str = ""
