@@ -1,1 +1,6 @@
 """The command line, one file a command group."""
+
+
+def main() -> None:
+    """Entry point of the `fivefold` command."""
+    raise SystemExit(0)
