@@ -49,6 +49,8 @@ class Attack(Protocol):
     needs: frozenset[Capability]
     taxonomy: Taxonomy
 
-    def run(self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random) -> Iterator[Attempt]:
+    def run(
+        self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
+    ) -> Iterator[Attempt]:
         """Yield attempts until one succeeds or the budget is spent."""
         ...

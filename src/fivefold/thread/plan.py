@@ -139,9 +139,13 @@ def plan_from(data: object, *, where: str = "plan") -> Plan:
     if plan.budget:
         parse_minutes(plan.budget)
     if plan.guard and not plan.interpret:
-        raise PlanError(f"{where}: guard needs interpret", next_step="add an interpret section: the guard's probe comes from it")
+        raise PlanError(
+            f"{where}: guard needs interpret", next_step="add an interpret section: the guard's probe comes from it"
+        )
     if plan.patch and not plan.redteam:
-        raise PlanError(f"{where}: patch needs redteam", next_step="add a redteam section: the patch answers its findings")
+        raise PlanError(
+            f"{where}: patch needs redteam", next_step="add a redteam section: the patch answers its findings"
+        )
     return plan
 
 

@@ -41,7 +41,10 @@ class Template:
     name = "template"
     needs = frozenset({Capability.GENERATE})
     taxonomy = Taxonomy(
-        surface="user prompt", technique="jailbreak template", owasp=("LLM01:2025",), atlas=("AML.T0054", "AML.T0051.000")
+        surface="user prompt",
+        technique="jailbreak template",
+        owasp=("LLM01:2025",),
+        atlas=("AML.T0054", "AML.T0051.000"),
     )
 
     def __init__(self, templates: Sequence[str] = ()) -> None:
