@@ -1,6 +1,7 @@
 """Many attacks at once on one model: each runs as plain sequential code, their requests meet in shared batches.
 
-Every running attack has a thread. A call to `generate` waits until all threads either wait too or are done; then one batch
+Every running attack has a thread. A call to `generate` waits until all threads either wait too or are done; then one
+batch
 with all requests goes to the model. Batches depend only on what the attacks ask, not on timing, so runs repeat.
 """
 

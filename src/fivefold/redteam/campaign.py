@@ -78,16 +78,12 @@ def run_campaign(
     for assault in assaults:
         require(target, *(assault.attack.needs - {Capability.GRADIENTS}), for_=f"attack {assault.attack.name}")
     started = time.monotonic()
+    report = on_progress or (lambda done, total, note: None)
     total = sum(len(a.cases) for a in assaults)
     tried: list[Tried] = []
     cut: list[str] = []
     for assault in assaults:
-
-        def say(name: str = assault.attack.name) -> None:
-            if on_progress:
-                on_progress(len(tried), total, name)
-
-        say()
+        report(len(tried), total, assault.attack.name)
         white = Capability.GRADIENTS in assault.attack.needs
         size = 1 if white else 32
         for start in range(0, len(assault.cases), size):
@@ -97,9 +93,7 @@ def run_campaign(
                 tried += [_skipped(c, assault.attack.name) for c in assault.cases[start:]]
                 break
             tried += _run_batch(target, assault, batch, judge, seed, white)
-            say()
-    if on_progress:
-        on_progress(total, total, "done")
+            report(len(tried), total, assault.attack.name)
     return CampaignResult(
         tried=tuple(tried),
         seconds=time.monotonic() - started,
@@ -115,7 +109,7 @@ def _run_batch(
     if white:
         return [_one(case, attack, target, judge, assault.budget, seed) for case in cases]
     shared = BatchingModel(target)
-    jobs = [lambda c=case: _one(c, attack, shared, judge, assault.budget, seed) for case in cases]  # type: ignore[misc]
+    jobs = [lambda c=case: _one(c, attack, shared, judge, assault.budget, seed) for case in cases]
     return shared.run_all(jobs)
 
 

@@ -79,4 +79,5 @@ def parse(text: str, options: Mapping[str, Any] | None = None) -> tuple[Attack, 
         last = "direct"
     attack = cast(Attack, registry("attack").module(last).attack(**dict(options or {})))
     chain = tuple(parts[:-1])
-    return (Transformed(attack, chain) if chain else attack), (language.strip() or None)
+    disguised: Attack = Transformed(attack, chain) if chain else attack
+    return disguised, (language.strip() or None)

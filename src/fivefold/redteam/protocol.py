@@ -45,9 +45,20 @@ Judge: TypeAlias = Callable[[Case, Completion], Outcome]
 class Attack(Protocol):
     """One attack, as its module's `attack(**options)` factory returns it."""
 
-    name: str
-    needs: frozenset[Capability]
-    taxonomy: Taxonomy
+    @property
+    def name(self) -> str:
+        """The registered name, with its transforms if any."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the target must offer."""
+        ...
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Surface, technique and catalogue ids."""
+        ...
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

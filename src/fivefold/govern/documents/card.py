@@ -1,4 +1,5 @@
-"""The model card: every sentence a claim that resolves to records (Mitchell et al. 2019, arXiv 1810.03993, sections)."""
+"""The model card: every sentence a claim that resolves to records (Mitchell et al. 2019, arXiv 1810.03993,
+sections)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Template jailbreaks: the behaviour inside a fixed wrapper (role play, prefix injection, refusal suppression, …).
 
 Defensive use: finds wrappers that a model's training does not cover. Source: Wei et al. 2023, "Jailbroken" (arXiv
-2307.02483), and the families named in templates.yaml. Deviation: the wrappers are this project's own, one or two sentences.
+2307.02483), and the families named in templates.yaml. Deviation: the wrappers are this project's own, one or two
+sentences.
 """
 
 from __future__ import annotations

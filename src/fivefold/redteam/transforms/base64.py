@@ -1,4 +1,5 @@
-"""Base64: the request encoded, with a line that says so (Wei et al. 2023, arXiv 2307.02483, mismatched generalisation)."""
+"""Base64: the request encoded, with a line that says so (Wei et al. 2023, arXiv 2307.02483, mismatched
+generalisation)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Role play: the request inside the role-play wrapper of the template attack, so that it composes with other transforms."""
+"""Role play: the request inside the role-play wrapper of the template attack, so that it composes with other
+transforms."""
 
 from __future__ import annotations
 
