@@ -1,0 +1,1 @@
+"""Documents whose every sentence resolves to records."""
