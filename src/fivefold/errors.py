@@ -1,20 +1,20 @@
 """One tree of errors; each says what happened, what was expected, what came, and what to do next.
 
-    FivefoldError
-    ├── UsageError            the caller asked for something that cannot be (exit code 2)
-    │   ├── UnknownNameError  a name that no registry or file holds; the nearest known ones are suggested
-    │   ├── PlanError         a plan that is not well formed: unknown key, wrong type, missing step
-    │   └── DataError         a file of cases, labels or records that is empty or malformed
-    ├── MissingExtraError     an optional dependency that is not installed
-    ├── ModelError            a model that cannot be loaded or asked
-    │   ├── ModelFileError    broken, truncated, unsafe or unsupported model file
-    │   └── CapabilityError   the model cannot do what the method needs (say, gradients of an API model)
-    ├── JudgeError            a scorer failed: neither a hit nor a pass
-    ├── StoreError            the evidence store cannot be read or written
-    │   └── TamperedError     a record or artifact does not match its digest or signature
-    ├── SandboxError          code could not be run in isolation
-    ├── BudgetError           a limit of time, tokens or money was reached
-    └── TrainingError         a training run that cannot start or has diverged
+FivefoldError
+├── UsageError            the caller asked for something that cannot be (exit code 2)
+│   ├── UnknownNameError  a name that no registry or file holds; the nearest known ones are suggested
+│   ├── PlanError         a plan that is not well formed: unknown key, wrong type, missing step
+│   └── DataError         a file of cases, labels or records that is empty or malformed
+├── MissingExtraError     an optional dependency that is not installed
+├── ModelError            a model that cannot be loaded or asked
+│   ├── ModelFileError    broken, truncated, unsafe or unsupported model file
+│   └── CapabilityError   the model cannot do what the method needs (say, gradients of an API model)
+├── JudgeError            a scorer failed: neither a hit nor a pass
+├── StoreError            the evidence store cannot be read or written
+│   └── TamperedError     a record or artifact does not match its digest or signature
+├── SandboxError          code could not be run in isolation
+├── BudgetError           a limit of time, tokens or money was reached
+└── TrainingError         a training run that cannot start or has diverged
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="smollm2, hf:org/name, a path, openai/…, http://…/v1, scripted:…")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="smollm2, hf:org/name, a path, openai/…, http://…/v1, scripted:…")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many cases per language.")]
 
 

@@ -1,8 +1,10 @@
 """A gate: thresholds on interval bounds, with a minimum n, that decide what may ship.
 
-A rule passes only when the end of the interval that is worse for safety meets the threshold; it fails only when the whole
+A rule passes only when the end of the interval that is worse for safety meets the threshold; it fails only when the
+whole
 interval lies on the wrong side; everything else is undecided, and says how many more cases would settle it. Missing,
-errored and too few are never a pass. Safety rules stand beside over-refusal and capability rules in one file, so a model
+errored and too few are never a pass. Safety rules stand beside over-refusal and capability rules in one file, so a
+model
 that refuses everything fails.
 """
 

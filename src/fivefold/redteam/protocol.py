@@ -45,10 +45,23 @@ Judge: TypeAlias = Callable[[Case, Completion], Outcome]
 class Attack(Protocol):
     """One attack, as its module's `attack(**options)` factory returns it."""
 
-    name: str
-    needs: frozenset[Capability]
-    taxonomy: Taxonomy
+    @property
+    def name(self) -> str:
+        """The registered name, with its transforms if any."""
+        ...
 
-    def run(self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random) -> Iterator[Attempt]:
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the target must offer."""
+        ...
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Surface, technique and catalogue ids."""
+        ...
+
+    def run(
+        self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
+    ) -> Iterator[Attempt]:
         """Yield attempts until one succeeds or the budget is spent."""
         ...

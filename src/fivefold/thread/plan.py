@@ -79,7 +79,11 @@ class GuardPlan(_Part):
 
 
 class Plan(_Part):
-    """One run of the thread."""
+    """One run of the thread.
+
+    `statements` are the owner's own sentences for the card (`intended use`, `out-of-scope use`, `licence terms`); they
+    are shown as stated, not as measured.
+    """
 
     fivefold: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,40}$")
@@ -94,6 +98,7 @@ class Plan(_Part):
     guard: GuardPlan | None = None
     reattack: RedteamPlan | None = None
     gate: str = "release"
+    statements: dict[str, str] = Field(default_factory=dict)
     quick: bool = False
 
     @property
@@ -139,9 +144,13 @@ def plan_from(data: object, *, where: str = "plan") -> Plan:
     if plan.budget:
         parse_minutes(plan.budget)
     if plan.guard and not plan.interpret:
-        raise PlanError(f"{where}: guard needs interpret", next_step="add an interpret section: the guard's probe comes from it")
+        raise PlanError(
+            f"{where}: guard needs interpret", next_step="add an interpret section: the guard's probe comes from it"
+        )
     if plan.patch and not plan.redteam:
-        raise PlanError(f"{where}: patch needs redteam", next_step="add a redteam section: the patch answers its findings")
+        raise PlanError(
+            f"{where}: patch needs redteam", next_step="add a redteam section: the patch answers its findings"
+        )
     return plan
 
 

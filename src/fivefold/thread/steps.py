@@ -83,7 +83,8 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step. `code` names the sub-packages whose source is part of its key; `params` the part of the plan it reads."""
+    """One step. `code` names the sub-packages whose source is part of its key; `params` the part of the plan it
+    reads."""
 
     name: str
     title: str

@@ -43,9 +43,7 @@ Outcome: TypeAlias = Scored | Unscored | Errored
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     """Inverse of `plain(outcome)`."""
     fields = {k: v for k, v in data.items() if k != "kind"}
-    kinds: dict[str, type[Scored] | type[Unscored] | type[Errored]] = {
-        c.kind: c for c in (Scored, Unscored, Errored)
-    }
+    kinds: dict[str, type[Scored] | type[Unscored] | type[Errored]] = {c.kind: c for c in (Scored, Unscored, Errored)}
     if data.get("kind") not in kinds:
         raise ValueError(f"not an outcome: kind {data.get('kind')!r}")
     return kinds[data["kind"]](**fields)

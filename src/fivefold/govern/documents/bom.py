@@ -1,6 +1,7 @@
 """An AI-BOM: CycloneDX 1.6 JSON with the model, its parent, data and guards as components, and claims with evidence.
 
-The CycloneDX library writes the envelope and validates strictly; `modelCard`, `data` and `declarations`, which its object
+The CycloneDX library writes the envelope and validates strictly; `modelCard`, `data` and `declarations`, which its
+object
 model does not carry, are added to its JSON before validation.
 """
 

@@ -1,4 +1,5 @@
-"""The model card: every sentence a claim that resolves to records (Mitchell et al. 2019, arXiv 1810.03993, sections)."""
+"""The model card: every sentence a claim that resolves to records (Mitchell et al. 2019, arXiv 1810.03993,
+sections)."""
 
 from __future__ import annotations
 
@@ -122,8 +123,6 @@ def _limits(source: CardInput) -> tuple[Claim, ...]:
     undecided = [g for g in source.decision.gates if g.subject == source.fingerprint and g.verdict.kind != "pass"]
     claims = [recorded(f"Gate rule {g.rule}: {g.verdict.reason}.", source.decision_record) for g in undecided]
     open_ = [f for f in source.findings if f.status not in ("verified", "closed")]
-    claims += [
-        recorded(f"Finding {f.id} ({f.title}) is {f.status}.", source.finding_records[f.id]) for f in open_[:20]
-    ]
+    claims += [recorded(f"Finding {f.id} ({f.title}) is {f.status}.", source.finding_records[f.id]) for f in open_[:20]]
     claims.append(not_measured("Agentic misuse, multi-turn attacks, weight tampering and long contexts"))
     return tuple(claims)

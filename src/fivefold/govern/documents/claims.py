@@ -93,7 +93,11 @@ def to_markdown(document: Document, *, links: Mapping[str, str] | None = None) -
         lines += [f"## {section.title}", ""]
         lines += [f"- {claim.text} {_marks(claim, links or {})}".rstrip() for claim in section.claims]
         lines.append("")
-    lines += ["## Records", "", "Each mark above is the beginning of a record's id; `fivefold govern verify` checks them."]
+    lines += [
+        "## Records",
+        "",
+        "Each mark above is the beginning of a record's id; `fivefold govern verify` checks them.",
+    ]
     return "\n".join(lines) + "\n"
 
 

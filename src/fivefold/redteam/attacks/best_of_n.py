@@ -1,7 +1,8 @@
 """Best-of-N jailbreaking: resample random augmentations of the prompt until one answer complies (black-box search).
 
-Defensive use: measures how far a refusal is from random noise. Source: Hughes et al. 2024, "Best-of-N Jailbreaking" (arXiv
-2412.03556, section 2): character scrambling inside words, random capitalisation and ASCII noise. Deviations: the first try
+Defensive use: measures how far a refusal is from random noise. Source: Hughes et al. 2024, "Best-of-N
+Jailbreaking" (arXiv 2412.03556, section 2): scrambling inside words, random capitalisation, ASCII noise. Deviations: the
+first try
 is unaugmented; for text without letter case or spaces (Korean, Japanese) neighbouring characters are swapped instead.
 """
 
@@ -17,7 +18,8 @@ from fivefold.types import Case, Taxonomy
 
 
 def augment(prompt: str, rng: random.Random, *, strength: float) -> str:
-    """One random augmentation. `strength` in [0, 1] scales the paper's probabilities (.6 scramble, .6 case, .06 noise)."""
+    """One random augmentation. `strength` in [0, 1] scales the paper's probabilities (.6 scramble, .6 case, .06
+    noise)."""
     words = [_scramble(w, rng) if len(w) > 3 and rng.random() < 0.6 * strength else w for w in prompt.split(" ")]
     text = "".join(c.swapcase() if rng.random() < 0.6 * strength else c for c in " ".join(words))
     return "".join(_noise(c, rng) if rng.random() < 0.06 * strength else c for c in text)

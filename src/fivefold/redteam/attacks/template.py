@@ -1,7 +1,8 @@
 """Template jailbreaks: the behaviour inside a fixed wrapper (role play, prefix injection, refusal suppression, …).
 
 Defensive use: finds wrappers that a model's training does not cover. Source: Wei et al. 2023, "Jailbroken" (arXiv
-2307.02483), and the families named in templates.yaml. Deviation: the wrappers are this project's own, one or two sentences.
+2307.02483), and the families named in templates.yaml. Deviation: the wrappers are this project's own, one or two
+sentences.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Template:
     name = "template"
     needs = frozenset({Capability.GENERATE})
     taxonomy = Taxonomy(
-        surface="user prompt", technique="jailbreak template", owasp=("LLM01:2025",), atlas=("AML.T0054", "AML.T0051.000")
+        surface="user prompt",
+        technique="jailbreak template",
+        owasp=("LLM01:2025",),
+        atlas=("AML.T0054", "AML.T0051.000"),
     )
 
     def __init__(self, templates: Sequence[str] = ()) -> None:
