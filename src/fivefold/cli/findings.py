@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 @group.command("list")
 def list_(
     run: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
-    status: Annotated[str | None, typer.Option("--status", help="open, patched, verified, closed or regressed.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="open, patched, verified, closed or regressed.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """List findings with their state."""
@@ -45,8 +47,12 @@ def show(id: IdArgument, json: JsonFlag = False) -> None:
         print_json(finding)
         return
     out = console()
-    out.print(f"{finding.id}  {finding.title}\n{finding.status}, {finding.severity}: {finding.severity_reason}", markup=False)
-    out.print(f"taxonomy: {finding.taxonomy.surface}; {finding.taxonomy.technique}; {', '.join(finding.taxonomy.owasp)}")
+    out.print(
+        f"{finding.id}  {finding.title}\n{finding.status}, {finding.severity}: {finding.severity_reason}", markup=False
+    )
+    out.print(
+        f"taxonomy: {finding.taxonomy.surface}; {finding.taxonomy.technique}; {', '.join(finding.taxonomy.owasp)}"
+    )
     if finding.cause:
         out.print(f"cause: {finding.cause.get('sentence', plain(finding.cause))}", markup=False)
     case = finding.reproductions[0]

@@ -11,14 +11,15 @@ from fivefold.errors import UnknownNameError
 from fivefold.registry import KINDS, registry
 
 
-
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     app.command("list")(list_)
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="attacks, guards, suites, benchmarks, losses, methods, scorers, gates, …")],
+    kind: Annotated[
+        str, typer.Argument(help="attacks, guards, suites, benchmarks, losses, methods, scorers, gates, …")
+    ],
     json: JsonFlag = False,
 ) -> None:
     """List what is available of a kind."""

@@ -59,7 +59,9 @@ class LiveProgress:
         self._done = self._total = 0.0
         self._began = time.monotonic()
         if self.out.is_terminal and self._live is None:
-            self._live = Live(self._line(), console=self.out, refresh_per_second=4, transient=True, get_renderable=self._line)
+            self._live = Live(
+                self._line(), console=self.out, refresh_per_second=4, transient=True, get_renderable=self._line
+            )
             self._live.start()
 
     def advance(self, done: float, total: float, note: str = "") -> None:

@@ -7,12 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from fivefold.cli.output import JsonFlag, console, measurement_json, measurement_row, print_json, print_json_lines, table
+from fivefold.cli.output import (
+    JsonFlag,
+    console,
+    measurement_json,
+    measurement_row,
+    print_json,
+    print_json_lines,
+    table,
+)
 from fivefold.errors import UsageError
 
 PlanArgument = Annotated[Path, typer.Argument(help="A plan in YAML.")]
-BudgetOption = Annotated[str | None, typer.Option("--budget", help="Time for the whole run, for example 5m; fewer cases where needed.")]
-QuickFlag = Annotated[bool, typer.Option("--quick", help="About a tenth of the cases: every step once, in little time.")]
+BudgetOption = Annotated[
+    str | None, typer.Option("--budget", help="Time for the whole run, for example 5m; fewer cases where needed.")
+]
+QuickFlag = Annotated[
+    bool, typer.Option("--quick", help="About a tenth of the cases: every step once, in little time.")
+]
 EXIT_CODES = {"ship": 0, "ship_with_safeguards": 0, "block": 3, "undecided": 4}
 
 
@@ -43,7 +55,10 @@ def init(
 
 
 def plan(
-    path: PlanArgument = Path("fivefold.yaml"), budget: BudgetOption = None, quick: QuickFlag = False, json: JsonFlag = False
+    path: PlanArgument = Path("fivefold.yaml"),
+    budget: BudgetOption = None,
+    quick: QuickFlag = False,
+    json: JsonFlag = False,
 ) -> None:
     """Show what a run would do and cost, without running it."""
     from fivefold.cli.progress import LiveProgress
@@ -60,17 +75,21 @@ def plan(
 
 
 def run(
-    path: PlanArgument = Path("fivefold.yaml"), budget: BudgetOption = None, quick: QuickFlag = False, json: JsonFlag = False
+    path: PlanArgument = Path("fivefold.yaml"),
+    budget: BudgetOption = None,
+    quick: QuickFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """Run the whole thread: evaluate, attack, look inside, mend, measure again, decide, report."""
     from fivefold.cli.progress import LiveProgress
     from fivefold.thread import prepare, run_thread
     from fivefold.thread.steps import Quiet
+    from fivefold.web.report import write_report
 
     ready = prepare(path, budget=budget, quick=quick)
     if json:
         result = run_thread(ready, Quiet())
-        print_json(result.to_json())
+        print_json(result.to_json(str(write_report(result.report_data, result.folder))))
         return EXIT_CODES[result.decision["decision"]]
     progress = LiveProgress()
     progress.plan(ready.costs, ready.plan.minutes)
@@ -78,19 +97,21 @@ def run(
         result = run_thread(ready, progress)
     finally:
         progress.close()
-    _print_decision(result)
+    _print_decision(result, write_report(result.report_data, result.folder))
     return EXIT_CODES[result.decision["decision"]]
 
 
-def _print_decision(result: Any) -> None:
+def _print_decision(result: Any, report: Path) -> None:
     out = console()
     decision = result.decision
-    out.print(f"\n[bold]{decision['decision'].replace('_', ' ').upper()}[/bold]  {decision['subject_name']}", markup=True)
+    out.print(
+        f"\n[bold]{decision['decision'].replace('_', ' ').upper()}[/bold]  {decision['subject_name']}", markup=True
+    )
     for reason in decision["reasons"]:
         out.print(f"  {reason}", markup=False)
     if decision["next_measurement"]:
         out.print(f"  cheapest next measurement: {decision['next_measurement']}", markup=False)
-    out.print(f"\nreport     {result.report}", markup=False, soft_wrap=True)
+    out.print(f"\nreport     {report}", markup=False, soft_wrap=True)
     for name, path in result.documents.items():
         out.print(f"{name:<10} {path}", markup=False, soft_wrap=True)
     out.print(f"run        {result.run}   (fivefold govern verify proves its evidence)", markup=False)
@@ -119,7 +140,14 @@ def compare(
         "Paired differences (b minus a)",
         ("metric", "language", "n", "difference", "interval", "p"),
         [
-            (c["metric"], c["language"], c["n"], f"{c['difference']:+.3f}", f"[{c['low']:+.3f}, {c['high']:+.3f}]", f"{c['p_value']:.3g}")
+            (
+                c["metric"],
+                c["language"],
+                c["n"],
+                f"{c['difference']:+.3f}",
+                f"[{c['low']:+.3f}, {c['high']:+.3f}]",
+                f"{c['p_value']:.3g}",
+            )
             for c in result["comparisons"]
         ],
     )

@@ -19,6 +19,7 @@ from fivefold.runtime.protocol import Capability, Cost
 from fivefold.score.protocol import Scorer
 from fivefold.stats import measure_rate
 from fivefold.thread.context import Context
+from fivefold.thread.mend import probe_penalties
 from fivefold.thread.plan import AttackRun, Plan, RedteamPlan
 from fivefold.thread.steps import Result, Step, code_digest
 from fivefold.types import Case, Measurement, Outcome, digest, plain
@@ -133,16 +134,17 @@ def run_replay(ctx: Context) -> Result:
     return {"measurements": [m.id for m in measured], "rows": rows}
 
 
-def run_reattack(ctx: Context, penalties: Sequence[Any]) -> Result:
+def run_reattack(ctx: Context) -> Result:
     """Attack held-out behaviours again, on the base and on every mended version, with the same budget.
 
     Attacks on a guarded version go through its guards; the gradient attack optimises against the model and the guard's
-    probe together (`penalties`), so it is adaptive in the sense of Tramèr et al. 2020 (arXiv 2002.08347).
+    probe together, so it is adaptive in the sense of Tramèr et al. 2020 (arXiv 2002.08347).
     """
     part = ctx.plan.reattack
     assert part is not None
     judge = judge_of_answers()
     white = Capability.GRADIENTS in ctx.model("base").capabilities
+    penalties = probe_penalties(ctx) if white else []
     campaigns: dict[str, CampaignResult] = {}
     measured: list[Measurement] = []
     left_out: list[str] = []
@@ -260,3 +262,34 @@ REDTEAM = Step(
     run=run_redteam,
     summary=lambda r: f"{len(r['findings'])} findings in {r['queries']} queries",
 )
+
+
+def replay_step(needs: tuple[str, ...]) -> Step:
+    """The step that replays the findings on every version."""
+    return Step(
+        name="replay",
+        title="Replay the findings on every version",
+        needs=needs,
+        code=CODE,
+        params=redteam_params,
+        cost=lambda plan: Cost(minutes=0.7),
+        run=run_replay,
+        summary=lambda r: ", ".join(
+            f"{v} {sum(x['outcome'].get('value', 0) >= 0.5 for x in rows.values())}/{len(rows)}"
+            for v, rows in r["rows"].items()
+        ),
+    )
+
+
+def reattack_step(needs: tuple[str, ...]) -> Step:
+    """The step that attacks held-out behaviours on every version, knowing the patch."""
+    return Step(
+        name="reattack",
+        title="Attack held-out behaviours, knowing the patch",
+        needs=needs,
+        code=CODE,
+        params=lambda plan: plan.reattack.model_dump(mode="json") if plan.reattack else None,
+        cost=lambda plan: attack_cost(plan.reattack, versions=3),
+        run=run_reattack,
+        summary=lambda r: f"{r['queries']} queries",
+    )

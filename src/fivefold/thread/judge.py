@@ -46,7 +46,30 @@ def run_decide(ctx: Context) -> Result:
     )
     record = ctx.store.append("decision", plain(decision), run=ctx.run, signed=True)  # type: ignore[arg-type]
     settle_findings(ctx, decision, record)
-    return {"decision": plain(decision), "record": record.id, "gate_file": gate.model_dump(mode="json")}
+    return {
+        "decision": plain(decision),
+        "record": record.id,
+        "signature": {"key_id": ctx.store.signer.keyid, "record": record.id},
+        "gate_file": gate.model_dump(mode="json"),
+        "versions": versions_of(ctx),
+    }
+
+
+def versions_of(ctx: Context) -> list[dict[str, str]]:
+    """Name, fingerprint, parent and kind of every version of this run."""
+    base = ctx.model("base").fingerprint
+    parents = {"patched": base, "guarded": base}
+    if "patched+guarded" in ctx.available():
+        parents["patched+guarded"] = ctx.model("patched").fingerprint
+    return [
+        {
+            "name": version,
+            "fingerprint": ctx.model(version).fingerprint,
+            "parent": parents.get(version, ""),
+            "kind": "base" if version == "base" else "guarded" if "guarded" in version else "patched",
+        }
+        for version in ctx.available()
+    ]
 
 
 def evidence_of(ctx: Context, measurements: Sequence[Measurement]) -> dict[str, str]:
@@ -84,5 +107,3 @@ def decide_step(needs: tuple[str, ...]) -> Step:
         run=run_decide,
         summary=describe,
     )
-
-
