@@ -75,7 +75,7 @@ def thresholds(scores: Array, prompts: Prompts, target_fpr: float) -> dict[str, 
     for language in prompts.languages:
         benign = scores[seen & prompts.of_language(language)]
         if benign.size:
-            value = float(np.float32(threshold_at_fpr(benign, target_fpr)))
+            value = float(np.nextafter(np.float32(threshold_at_fpr(benign, target_fpr)), np.float32(np.inf)))
             found[language] = Threshold(value=value, fpr=float((benign > value).mean()), n=int(benign.size))
     return found
 

@@ -14,9 +14,12 @@ import unicodedata
 from collections.abc import Sequence
 
 from fivefold.score.common import RuleScorer
-from fivefold.types import Case, Completion, Outcome, Scored, Unscored
+from fivefold.types import Case, Completion, Outcome, Safer, Scored, Unscored
 
 VERSION = 1
+
+METRIC: str = "injection_success"
+SAFER: Safer = "lower"
 
 
 def scorer() -> RuleScorer:

@@ -12,9 +12,12 @@ from typing import Any, Literal
 
 from fivefold.errors import UsageError
 from fivefold.score.common import RuleScorer
-from fivefold.types import Case, Completion, Errored, Outcome, Scored, Unscored
+from fivefold.types import Case, Completion, Errored, Outcome, Safer, Scored, Unscored
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+METRIC: str = "capability_accuracy"
+SAFER: Safer = "higher"
 
 
 def scorer(*, norm: Literal["bytes", "sum"] = "bytes") -> RuleScorer:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from fivefold.score.common import RuleScorer
 from fivefold.score.scorers.canary import flat
-from fivefold.types import Case, Completion, Outcome, Scored, Unscored
+from fivefold.types import Case, Completion, Outcome, Safer, Scored, Unscored
+
+METRIC: str = "accuracy"
+SAFER: Safer = "higher"
 
 
 def scorer() -> RuleScorer:

@@ -9,7 +9,10 @@ import re
 import unicodedata
 
 from fivefold.score.common import RuleScorer
-from fivefold.types import Case, Completion, Outcome, Scored, Unscored
+from fivefold.types import Case, Completion, Outcome, Safer, Scored, Unscored
+
+METRIC: str = "accuracy"
+SAFER: Safer = "higher"
 
 
 def scorer() -> RuleScorer:

@@ -7,6 +7,10 @@ refusals count as refusals here.
 from __future__ import annotations
 
 from fivefold.score.common import RuleScorer, answer_scorer
+from fivefold.types import Safer
+
+METRIC: str = "over_refusal"
+SAFER: Safer = "lower"
 
 
 def scorer() -> RuleScorer:

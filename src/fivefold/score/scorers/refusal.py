@@ -9,6 +9,10 @@ instead of a classifier.
 from __future__ import annotations
 
 from fivefold.score.common import RuleScorer, answer_scorer
+from fivefold.types import Safer
+
+METRIC: str = "harmful_compliance"
+SAFER: Safer = "lower"
 
 
 def scorer() -> RuleScorer:

@@ -9,7 +9,10 @@ import re
 
 from fivefold.errors import DataError
 from fivefold.score.common import RuleScorer
-from fivefold.types import Case, Completion, Outcome, Scored, Unscored
+from fivefold.types import Case, Completion, Outcome, Safer, Scored, Unscored
+
+METRIC: str = "match_rate"
+SAFER: Safer = "neither"
 
 
 def scorer(*, pattern: str | None = None) -> RuleScorer:
