@@ -15,7 +15,6 @@ what the judge says of the answer, never a low loss.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +167,6 @@ class _Run:
 
     def __init__(self, attack: GCG, case: Case, target: Model, judge: Judge, budget: AttackBudget) -> None:
         self.attack, self.case, self.target, self.judge, self.budget = attack, case, target, judge, budget
-        self.every = attack.config.check_every or max(1, math.ceil(budget.steps / max(1, budget.queries)))
         self.left, self.tested = budget.queries, set[tuple[int, ...]]()
         self.started = self.marked = time.monotonic()
         self.counted = 0
@@ -185,8 +183,8 @@ class _Run:
             first_match = found.matched and not matched_before
             matched_before |= found.matched
             last = found.step >= self.budget.steps or self._out_of_time()
-            chosen = found if first_match else best
-            if self._due(found.step, last, first_match) and chosen.suffix not in self.tested:
+            chosen = self._untested(found, best) if first_match else self._untested(best, found)
+            if chosen is not None and self._due(found.step, last, first_match):
                 attempt = self._test(search, chosen)
                 yield attempt
                 if succeeded(attempt) or self.left == 0:
@@ -194,9 +192,16 @@ class _Run:
             if last or (first_match and self.attack.config.early_stop):
                 return
 
+    def _untested(self, *preferred: Found) -> Found | None:
+        return next((f for f in preferred if f.suffix not in self.tested), None)
+
     def _due(self, step: int, last: bool, first_match: bool) -> bool:
         """The last query is kept for the end of the search, unless the target is matched before."""
-        return last or first_match or (self.left > 1 and step > 0 and step % self.every == 0)
+        if last or first_match:
+            return True
+        every, used = self.attack.config.check_every, self.budget.queries - self.left
+        even = step * self.budget.queries >= (used + 1) * self.budget.steps
+        return self.left > 1 and step > 0 and (step % every == 0 if every else even)
 
     def _out_of_time(self) -> bool:
         return self.budget.seconds is not None and time.monotonic() - self.started >= self.budget.seconds
