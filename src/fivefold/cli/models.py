@@ -62,10 +62,10 @@ def scan(spec: SpecArgument, json: JsonFlag = False) -> int:
         table(
             f"{spec}: {report.verdict}",
             ("file", "bytes", "sha256"),
-            [(f.path, f.bytes, f.sha256[:16]) for f in report.files],
+            [(f.file, f.size, f.sha256[:16]) for f in report.files],
         )
-        for note in report.notes:
-            console().print(f"  {note}", markup=False)
+        for issue in report.issues:
+            console().print(f"  {issue.file}: {issue.level}: {issue.what}", markup=False)
     return 0 if report.verdict == "clean" else 3
 
 
@@ -87,7 +87,7 @@ def sign(
         raise ModelFileError(
             f"{spec} is not clean, so it is not signed", got=report.verdict, next_step=f"fivefold models scan {spec}"
         )
-    subjects = {f.path: f.sha256 for f in report.files}
+    subjects = {f.file: f.sha256 for f in report.files}
     with Store.open() as store:
         envelope = sign_statement(subjects, "urn:fivefold:model:v1", {"model": spec}, store.signer)
         record = store.append("model-signature", {"model": spec, "subjects": subjects, "envelope": plain(envelope)})

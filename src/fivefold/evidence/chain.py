@@ -14,6 +14,17 @@ from fivefold.types import canonical, digest, digest_bytes
 GENESIS = "0" * 64
 """What the first record names as its predecessor."""
 
+KEYS = {
+    "step": "key",
+    "finding": "id",
+    "sighting": "finding",
+    "version": "id",
+    "artifact": "digest",
+    "key": "keyid",
+    "signature": "record",
+}
+"""Which field of a body names what the record is about. Part of the stored format: changing it needs a migration."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -71,17 +82,9 @@ def body_text(kind: str, body: Mapping[str, Any]) -> str:
 
 
 def natural_key(kind: str, body: Mapping[str, Any]) -> str:
-    """What records of a kind are looked up by: a step's key, a finding's or version's id, an artifact's digest.
-
-    A measurement, which gets its id from its record, is looked up by its content.
-    """
-    if kind == "measurement":
-        return digest_bytes(canonical(body))
-    for name in ("key", "id", "digest", "keyid", "record"):
-        value = body.get(name)
-        if isinstance(value, str) and value:
-            return value
-    return ""
+    """What records of a kind are looked up by: the field that KEYS names, else the digest of their content."""
+    value = body.get(KEYS.get(kind, ""))
+    return value if isinstance(value, str) and value else digest_bytes(canonical(body))
 
 
 def now() -> str:

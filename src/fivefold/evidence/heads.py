@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ HEAD = "application/vnd.fivefold.head+json"
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Where the chain ended at a time."""
+    """Where the chain ended at a time, and the kind of its last record."""
 
     seq: int
     hash: str
     at: str
+    kind: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> Head:
+        """The head that a record makes when it is appended."""
+        return cls(seq=record.seq, hash=record.hash, at=record.created_at, kind=record.kind)
 
 
 class Heads:
@@ -38,10 +44,9 @@ class Heads:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def anchor(self, record: Record, signer: Signer) -> None:
-        """Append one signed line and wait until the disk has it."""
-        payload = canonical({"seq": record.seq, "hash": record.hash, "at": record.created_at})
-        line = canonical(signer.sign(HEAD, payload)) + b"\n"
+    def anchor(self, records: Sequence[Record], signer: Signer) -> None:
+        """Append a signed line for each record and wait until the disk has them."""
+        line = b"".join(canonical(signer.sign(HEAD, canonical(Head.of(r)))) + b"\n" for r in records)
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:

@@ -87,10 +87,11 @@ class Ledger:
 
 
 class Writer:
-    """One write transaction on the ledger."""
+    """One write transaction on the ledger; `appended` is what it has added so far."""
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
+        self.appended: list[Record] = []
 
     def append(self, kind: str, body: Mapping[str, Any], run: str = "") -> Record:
         """Add a record at the end of the chain."""
@@ -116,15 +117,16 @@ class Writer:
                 hash=record.hash,
             )
         )
+        self.appended.append(record)
         return record
 
-    def append_once(self, kind: str, body: Mapping[str, Any], run: str = "") -> tuple[Record, bool]:
-        """The record of this kind and run with exactly this body, and whether it had to be added."""
+    def append_once(self, kind: str, body: Mapping[str, Any], run: str = "") -> Record:
+        """The record of this kind and run with exactly this body, added if there is none."""
         clean = json.loads(body_text(kind, body))
         for record in self.by_key(kind, natural_key(kind, clean)):
             if record.run == run and record.body == clean:
-                return record, False
-        return self.append(kind, clean, run), True
+                return record
+        return self.append(kind, clean, run)
 
     def by_key(self, kind: str, key: str) -> list[Record]:
         """Records of a kind with this natural key, oldest first."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -64,15 +65,19 @@ def sign(payload_type: str, payload: bytes, signer: Signer) -> Envelope:
     return signer.sign(payload_type, payload)
 
 
-def verify_envelope(envelope: Mapping[str, Any], *keys: Ed25519PublicKey) -> bytes:
-    """The payload, once one of `keys` is found to have signed it; TamperedError otherwise. The `keyid` is a hint that
-    the signer wrote and is not trusted: every key is tried on every signature."""
+def verify_envelope(envelope: Mapping[str, Any], *keys: Ed25519PublicKey, payload_type: str | None = None) -> bytes:
+    """The payload, once one of `keys` is found to have signed it; TamperedError otherwise, or when it is of another
+    type than asked. The `keyid` is a hint that the signer wrote and is not trusted: every key is tried on every
+    signature."""
     try:
         payload = base64.b64decode(envelope["payload"], validate=True)
-        message = pae(str(envelope["payloadType"]), payload)
+        kind = str(envelope["payloadType"])
+        message = pae(kind, payload)
         signatures = [base64.b64decode(s["sig"], validate=True) for s in envelope["signatures"]]
     except (KeyError, TypeError, binascii.Error, ValueError) as error:
         raise TamperedError("not a DSSE envelope", expected="payload, payloadType, signatures", got=error) from error
+    if payload_type is not None and kind != payload_type:
+        raise TamperedError("the envelope holds something else", expected=payload_type, got=kind)
     for key in keys:
         for signature in signatures:
             if _signed(key, signature, message):
@@ -84,6 +89,14 @@ def verify_envelope(envelope: Mapping[str, Any], *keys: Ed25519PublicKey) -> byt
         got=f"{len(signatures)} signature(s) naming {named}",
         next_step="do not rely on this document; ask its owner for the original and the public key",
     )
+
+
+def parse_payload(payload: bytes) -> dict[str, Any]:
+    """The payload as an object; ValueError when it is none."""
+    value = json.loads(payload)
+    if not isinstance(value, dict):
+        raise ValueError("the payload is not an object")
+    return value
 
 
 def statement(subjects: Mapping[str, str], predicate_type: str, predicate: Mapping[str, Any]) -> bytes:
@@ -123,7 +136,7 @@ def read_public_keys(pems: Sequence[str | bytes]) -> list[Ed25519PublicKey]:
     for pem in pems:
         try:
             key = load_pem_public_key(pem.encode() if isinstance(pem, str) else pem)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise StoreError("not a public key in PEM form", got=error) from error
         if not isinstance(key, Ed25519PublicKey):
             raise StoreError("this kind of key is not supported", expected="Ed25519", got=type(key).__name__)

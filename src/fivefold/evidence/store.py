@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,17 @@ class Store:
     def append(self, kind: str, body: Mapping[str, Any], *, run: str = "", signed: bool = False) -> Record:
         """Add a record at the end of the chain. `signed` adds a second one, of kind `signature`, that holds a DSSE
         envelope around an in-toto statement on the first."""
-        with self.ledger.writing() as writer:
+        with self._writing() as writer:
             record = writer.append(kind, body, run)
-            last = self._sign(writer, record) if signed else record
-        self.heads.anchor(last, self.signer)
+            if signed:
+                self._sign(writer, record)
         return record
 
     def append_once(self, kind: str, body: Mapping[str, Any], *, run: str = "") -> Record:
         """The record of this run with exactly this body, added if there is none: work that is repeated after a kill
         leaves no second copy."""
-        with self.ledger.writing() as writer:
-            record, new = writer.append_once(kind, body, run)
-        if new:
-            self.heads.anchor(record, self.signer)
-        return record
+        with self._writing() as writer:
+            return writer.append_once(kind, body, run)
 
     def records(self, kind: str | None = None, run: str | None = None) -> list[Record]:
         """Records in order, of one kind or run where given."""
@@ -111,7 +109,7 @@ class Store:
     def head(self) -> Head | None:
         """Where the chain ends now. Kept elsewhere, it shows any later change of what is there now."""
         last = self.ledger.last()
-        return None if last is None else Head(seq=last.seq, hash=last.hash, at=last.created_at)
+        return None if last is None else Head.of(last)
 
     def envelope(self, record_id: str) -> Mapping[str, Any] | None:
         """The DSSE envelope of a record that was appended `signed`."""
@@ -173,10 +171,8 @@ class Store:
 
     def add_finding(self, finding: Finding) -> Finding:
         """Record a new finding, or that a known one (same id) was seen again; the finding as it stands."""
-        with self.ledger.writing() as writer:
-            stored = typed.add_finding(writer, finding)
-        self._anchor_end()
-        return stored
+        with self._writing() as writer:
+            return typed.add_finding(writer, finding)
 
     def update_finding(
         self,
@@ -190,12 +186,10 @@ class Store:
     ) -> Finding:
         """Record the next state of a finding: a status that TRANSITIONS allows, with a reason and the id of the record
         it rests on, and new values of its other fields (`cause`, `patches`, `severity` …)."""
-        with self.ledger.writing() as writer:
-            after = typed.update_finding(
+        with self._writing() as writer:
+            return typed.update_finding(
                 writer, id, status=status, evidence=evidence, reason=reason, run=run, changes=changes
             )
-        self._anchor_end()
-        return after
 
     def findings(self, run: str | None = None, status: Status | None = None) -> list[Finding]:
         """Every finding in its present state; with `run`, those that it found, saw again or changed."""
@@ -223,17 +217,21 @@ class Store:
 
     # Anchors and keys
 
-    def _sign(self, writer: Writer, record: Record) -> Record:
+    def _sign(self, writer: Writer, record: Record) -> None:
         subjects = {f"{record.kind}/{record.seq}": record.hash}
         envelope = sign_statement(subjects, RECORD_PREDICATE, record_to_json(record), self.signer)
         body = {"record": record.hash, "keyid": self.signer.keyid, "envelope": envelope}
-        return writer.append("signature", {"key": record.hash, **body}, record.run)
+        writer.append("signature", body, record.run)
 
     def _introduce_key(self) -> None:
         body = {"keyid": self.signer.keyid, "public_key": public_pem(self.signer.public_key), "algorithm": "ed25519"}
         if not self.ledger.by_key("key", self.signer.keyid):
             self.append_once("key", body)
 
-    def _anchor_end(self) -> None:
-        if last := self.ledger.last():
-            self.heads.anchor(last, self.signer)
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        """A write transaction whose records are anchored once they are in."""
+        with self.ledger.writing() as writer:
+            yield writer
+        if writer.appended:
+            self.heads.anchor(writer.appended, self.signer)

@@ -62,7 +62,7 @@ def add_finding(writer: Writer, finding: Finding) -> Finding:
     if known := writer.by_key("finding", finding.id):
         seen = {"finding": finding.id, "subject": finding.subject, "attack": finding.attack, "run": finding.run}
         if finding.run != known[0].run and not _sighted(writer, finding):
-            writer.append("sighting", {"key": finding.id, **seen}, finding.run)
+            writer.append("sighting", seen, finding.run)
         return finding_of(known[-1])
     if finding.status != "open":
         raise StoreError(
