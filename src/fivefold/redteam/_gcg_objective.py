@@ -66,7 +66,7 @@ class Objective:
         self.module: Any = prompt.model.module
         self.embedding: Any = self.module.get_input_embeddings()
         self.device: torch.device = self.embedding.weight.device
-        self.limit = batch_tokens or (1536 if self.device.type == "cpu" else 16384)
+        self.limit = batch_tokens or (1024 if self.device.type == "cpu" else 16384)
         layers = decoder_layers(self.module)
         for penalty in penalties:
             penalty.check(len(layers), prompt.model.d_model)
