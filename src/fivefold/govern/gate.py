@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fivefold.errors import PlanError, UnknownNameError
 from fivefold.stats import cases_to_clear
-from fivefold.types import Fail, GateResult, Measurement, Pass, Undecided, Verdict4, Waived
+from fivefold.types import Fail, GateResult, Measurement, Pass, Safer, Undecided, Verdict4, Waived
 
 GATES = Path(__file__).parent / "gates"
 Status = Literal["pass", "fail", "undecided"]
@@ -39,7 +39,8 @@ class Waiver(_Part):
 
 
 class Rule(_Part):
-    """One threshold. Exactly one of `max` and `min`; it is held against the interval's worse end."""
+    """One threshold. Exactly one of `max` and `min`; it is held against the interval's worse end. `corrected` takes the
+    rate that was corrected for the judge's measured error instead of the raw one."""
 
     id: str
     metric: str
@@ -47,6 +48,7 @@ class Rule(_Part):
     min: float | None = None
     slice: Mapping[str, str] = Field(default_factory=dict)
     min_n: int = Field(default=30, ge=1)
+    corrected: bool = False
     max_error_share: float = Field(default=0.05, ge=0, le=1)
     why: str = ""
     waiver: Waiver | None = None
@@ -112,7 +114,11 @@ def status_of(results: Sequence[GateResult]) -> Status:
 
 
 def _apply(rule: Rule, measurements: list[Measurement], subject: str, name: str, today: dt.date) -> GateResult:
-    found = [m for m in measurements if m.metric == rule.metric and dict(m.slice) == dict(rule.slice)]
+    found = [
+        m
+        for m in measurements
+        if m.metric == rule.metric and dict(m.slice) == dict(rule.slice) and (m.corrects is not None) == rule.corrected
+    ]
     measurement = found[-1] if found else None
     verdict = _judge(rule, measurement)
     if rule.waiver and verdict.kind != "pass":
@@ -186,8 +192,8 @@ def _against_bounds(rule: Rule, m: Measurement, what: str) -> Verdict4:
 def _extra_cases(rule: Rule, m: Measurement) -> int | None:
     if m.unit != "proportion" or m.estimate is None or not 0 <= m.estimate <= 1 or not 0 < rule.threshold < 1:
         return None
-    safer: Literal["lower", "higher"] = "lower" if rule.max is not None else "higher"
-    return cases_to_clear(round(m.estimate * m.n_scored), m.n_scored, rule.threshold, safer, m.level)
+    safer: Safer = "lower" if rule.max is not None else "higher"
+    return cases_to_clear(m.estimate * m.n_scored, m.n_scored, rule.threshold, safer, m.level)
 
 
 def _waive(waiver: Waiver, verdict: Verdict4, today: dt.date) -> Verdict4:

@@ -1,1 +1,83 @@
-"""Intervals, paired tests, power, multiple comparisons and correction for judge error."""
+"""Intervals, paired tests, power, multiple comparisons and correction for judge error. Pure functions."""
+
+from fivefold.stats.aggregate import correct_rate, measure_change, measure_mean, measure_rate
+from fivefold.stats.clustered import (
+    cluster_bootstrap,
+    clustered_mean,
+    clustered_rate,
+    clustered_se,
+    design_effect,
+    effective_n,
+)
+from fivefold.stats.curves import OperatingPoint, at_threshold, auroc, recall_at_fpr
+from fivefold.stats.intervals import Interval, clopper_pearson, mean_interval, rate, wilson, zero_failure_upper
+from fivefold.stats.judge import Confusion, cohen_kappa, ppi_mean, rogan_gladen
+from fivefold.stats.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm
+from fivefold.stats.paired import (
+    Flips,
+    McNemar,
+    NonInferiority,
+    flipped,
+    mcnemar,
+    non_inferior,
+    paired_bootstrap,
+    paired_difference,
+    unpaired_difference,
+)
+from fivefold.stats.power import (
+    cases_to_clear,
+    n_for_paired,
+    n_for_rate,
+    n_for_zero_failures,
+    power_paired,
+    power_rate,
+)
+from fivefold.stats.sequential import Stop, confidence_sequence, may_stop
+
+__all__ = [
+    "Confusion",
+    "Flips",
+    "Interval",
+    "McNemar",
+    "NonInferiority",
+    "OperatingPoint",
+    "Stop",
+    "at_threshold",
+    "auroc",
+    "benjamini_hochberg",
+    "benjamini_yekutieli",
+    "cases_to_clear",
+    "clopper_pearson",
+    "cluster_bootstrap",
+    "clustered_mean",
+    "clustered_rate",
+    "clustered_se",
+    "cohen_kappa",
+    "confidence_sequence",
+    "correct_rate",
+    "design_effect",
+    "effective_n",
+    "flipped",
+    "holm",
+    "may_stop",
+    "mcnemar",
+    "mean_interval",
+    "measure_change",
+    "measure_mean",
+    "measure_rate",
+    "n_for_paired",
+    "n_for_rate",
+    "n_for_zero_failures",
+    "non_inferior",
+    "paired_bootstrap",
+    "paired_difference",
+    "power_paired",
+    "power_rate",
+    "ppi_mean",
+    "rate",
+    "recall_at_fpr",
+    "rogan_gladen",
+    "unpaired_difference",
+    "wilson",
+    "zero_failure_upper",
+]

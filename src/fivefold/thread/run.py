@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from fivefold.errors import BudgetError
 from fivefold.runtime.protocol import Cost
 from fivefold.thread.context import Context
 from fivefold.thread.plan import Plan, scaled
@@ -23,6 +22,7 @@ class RunResult:
     results: dict[str, Result]
     reused: tuple[str, ...]
     seconds: float
+    step_seconds: dict[str, float]
 
     @property
     def decision(self) -> dict[str, Any]:
@@ -73,6 +73,7 @@ def run_steps(ctx: Context, steps: list[Step], progress: Progress | None = None)
     started = time.monotonic()
     keys: dict[str, str] = {}
     reused: list[str] = []
+    took: dict[str, float] = {}
     for step in steps:
         keys[step.name] = step_key(step, ctx.plan, ctx.subject, keys)
         began = time.monotonic()
@@ -85,13 +86,13 @@ def run_steps(ctx: Context, steps: list[Step], progress: Progress | None = None)
             result = dict(known.body["result"])
             reused.append(step.name)
         ctx.results[step.name] = result
-        watcher.finish(step.name, time.monotonic() - began, step.summary(result), reused=known is not None)
+        took[step.name] = time.monotonic() - began
+        watcher.finish(step.name, took[step.name], step.summary(result), reused=known is not None)
     return RunResult(
-        run=ctx.run, plan=ctx.plan, results=ctx.results, reused=tuple(reused), seconds=time.monotonic() - started
+        run=ctx.run,
+        plan=ctx.plan,
+        results=ctx.results,
+        reused=tuple(reused),
+        seconds=time.monotonic() - started,
+        step_seconds=took,
     )
-
-
-def check_deadline(ctx: Context, what: str) -> None:
-    """Raise BudgetError when the run's time is spent."""
-    if ctx.remaining() is not None and ctx.remaining() <= 0:  # type: ignore[operator]
-        raise BudgetError(f"the time budget of {ctx.plan.budget} was spent before {what}", next_step="raise --budget")

@@ -27,6 +27,7 @@ from fivefold.types.finding import TRANSITIONS, Finding, Reproduction, Severity,
 from fivefold.types.measurement import Measurement, Safer
 from fivefold.types.outcome import Errored, Outcome, Scored, Unscored, outcome_from_json
 from fivefold.types.verdict import Action, Exchange, Stage, Verdict
+from fivefold.types.version import ModelVersion, VersionKind
 
 __all__ = [
     "TRANSITIONS",
@@ -44,6 +45,7 @@ __all__ = [
     "Likelihood",
     "Measurement",
     "Message",
+    "ModelVersion",
     "Outcome",
     "Pass",
     "Reproduction",
@@ -61,6 +63,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "Verdict4",
+    "VersionKind",
     "Waived",
     "canonical",
     "digest",

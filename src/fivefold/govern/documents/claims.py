@@ -81,8 +81,8 @@ def _interval(m: Measurement) -> str:
 
 
 def pick(measurements: Sequence[Measurement], metric: str, **slice_: str) -> Measurement | None:
-    """The newest measurement of a metric on exactly this slice."""
-    found = [m for m in measurements if m.metric == metric and dict(m.slice) == slice_]
+    """The newest raw measurement of a metric on exactly this slice."""
+    found = [m for m in measurements if m.metric == metric and dict(m.slice) == slice_ and m.corrects is None]
     return found[-1] if found else None
 
 

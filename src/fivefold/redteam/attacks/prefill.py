@@ -1,7 +1,8 @@
 """Prefilling: the answer is made to start with a compliant opening, and the model goes on from there.
 
 Defensive use: shows whether refusal lives only in the first tokens ("shallow alignment", Qi et al. 2024, arXiv
-2406.05946; prefilling as an attack: Andriushchenko et al. 2024, arXiv 2404.02151). Needs an API or weights that allow a prefill.
+2406.05946; prefilling as an attack: Andriushchenko et al. 2024, arXiv 2404.02151). Needs an API or weights that
+allow a prefill.
 """
 
 from __future__ import annotations

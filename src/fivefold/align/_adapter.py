@@ -1,0 +1,136 @@
+"""LoRA on a causal LM: where it sits is found by structure, and it is taken off again without a trace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fivefold.errors import TrainingError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters W + (alpha / r) B A (Hu et al. 2021, arXiv:2106.09685)."""
+
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scale; the update is multiplied by alpha / r."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input."""
+    targets: Literal["all", "attention", "mlp"] = "all"
+    """Which linear maps of a decoder layer get an adapter."""
+    from_layer: int = 0
+    """First decoder layer (0-based) with an adapter. The backward pass stops there, so higher is cheaper."""
+    dora: bool = False
+    """Weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353)."""
+
+
+def decoder_layers(module: nn.Module) -> nn.ModuleList:
+    """The decoder layers: the longest list of modules of one class."""
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len({type(x) for x in m}) == 1]
+    if not lists:
+        raise TrainingError(f"{type(module).__name__} has no list of decoder layers")
+    return max(lists, key=len)
+
+
+def target_names(layer: nn.Module, targets: str) -> list[str]:
+    """Names of the linear maps inside one decoder layer, by whether an attention module holds them."""
+    found = []
+    for name, part in layer.named_modules():
+        if isinstance(part, nn.Linear):
+            parents = name.split(".")[:-1]
+            holders = [layer.get_submodule(".".join(parents[: i + 1])) for i in range(len(parents))]
+            kind = "attention" if any("attention" in type(h).__name__.lower() for h in holders) else "mlp"
+            if targets in ("all", kind):
+                found.append(name.rsplit(".", 1)[-1])
+    if not found:
+        raise UsageError(f"no linear map of kind {targets!r} in {type(layer).__name__}")
+    return sorted(set(found))
+
+
+@contextmanager
+def adapted(module: Any, lora: Lora | None, start: Path | None = None) -> Iterator[Any]:
+    """`module` made trainable: with a fresh adapter, one loaded from `start`, or (None) all its own weights.
+
+    Yields the peft model, or the module itself. On leaving, adapters are off, every parameter requires the gradient
+    it required before, and the mode is restored; a full fine-tune leaves its new weights in the module.
+    """
+    if any(hasattr(m, "lora_A") for m in module.modules()):
+        raise TrainingError(
+            "the model already carries an adapter", next_step="train the base and pass the adapter folder as `start`"
+        )
+    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
+    mode = module.training
+    trained = _attach(module, lora, start) if lora or start else module.requires_grad_(True)
+    try:
+        yield trained
+    finally:
+        if trained is not module:
+            trained.unload()
+            if hasattr(module, "peft_config"):
+                del module.peft_config
+        for name, p in module.named_parameters():
+            p.requires_grad_(wanted[name])
+            p.grad = None
+        module.train(mode)
+
+
+def _attach(module: Any, lora: Lora | None, start: Path | None) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if start is not None:
+        return PeftModel.from_pretrained(module, str(start), is_trainable=True)
+    assert lora is not None
+    layers = decoder_layers(module)
+    if not 0 <= lora.from_layer < len(layers):
+        raise UsageError(
+            "no such first layer for the adapter", expected=f"0 to {len(layers) - 1}", got=str(lora.from_layer)
+        )
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_dora=lora.dora,
+        target_modules=target_names(layers[0], lora.targets),
+        layers_to_transform=list(range(lora.from_layer, len(layers))) if lora.from_layer else None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(module, config)
+
+
+@contextmanager
+def adapter_off(trained: Any) -> Iterator[None]:
+    """The base model's answers while inside; for a full fine-tune there is nothing to switch off."""
+    if hasattr(trained, "disable_adapter"):
+        with trained.disable_adapter():
+            yield
+    else:
+        yield
+
+
+def trainable(module: nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Parameters that training changes, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def save_trained(trained: Any, out: Path) -> Path:
+    """Write the adapter to `out/adapter` (or a full model to `out/model`), whole or not at all."""
+    is_adapter = hasattr(trained, "peft_config")
+    final = out / ("adapter" if is_adapter else "model")
+    beside = out / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    # "auto" would ask the hub whether the vocabulary has changed
+    trained.save_pretrained(str(beside), **({"save_embedding_layers": False} if is_adapter else {}))
+    (beside / "README.md").unlink(missing_ok=True)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(beside, final)
+    return final

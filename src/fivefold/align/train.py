@@ -1,0 +1,404 @@
+"""One training loop for every loss: packed rows, shared prompts, exact resume.
+
+Read `train` first; it is the whole algorithm. What makes it fast is in two other files: `_pack` (a prompt is computed
+once for all its answers, a system prompt once for a whole row, and nothing is padded) and `_policy` (vocabulary logits
+only where an answer is read). What makes it safe to kill is in `_checkpoint`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fivefold.align import _checkpoint
+from fivefold.align._adapter import Lora, adapted, adapter_off, save_trained, trainable
+from fivefold.align._pack import Item, Row, pack, rows_of
+from fivefold.align._policy import answer_logps, check_trainable
+from fivefold.align.losses._base import Answers, LossOutput, config_of, load
+from fivefold.errors import DataError, TrainingError
+from fivefold.runtime.protocol import Capability, WhiteBox, require
+from fivefold.types import digest, plain
+
+RECORD = "training.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. Everything here, the data and the starting model fix the result on one machine."""
+
+    loss: str = "sft"
+    """Name of a module in `align/losses`."""
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of that module's Config."""
+    reference: Literal["base", "start"] = "base"
+    """Reference model of preference losses: without any adapter, or with the adapter that training starts from."""
+    adapter: Lora | None = field(default_factory=Lora)
+    """LoRA, or None to train every weight."""
+    epochs: int = 1
+    """Passes over the data."""
+    batch_items: int = 16
+    """Items per optimiser step."""
+    row_tokens: int = 512
+    """Longest packed row; bounds memory, and attention costs its square."""
+    lr: float = 3e-4
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up; cosine and linear end at zero."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's decay rates."""
+    grad_clip: float = 1.0
+    """Largest norm of a step's gradient."""
+    seed: int = 0
+    """Fixes the adapter's start, the order of the data and dropout."""
+    checkpoint_seconds: float = 30.0
+    """Time between checkpoints."""
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints, beside the time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a watcher sees after each step."""
+
+    step: int
+    total: int
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+OnStep = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run: `path` holds the adapter (or the whole model), `record` what was done."""
+
+    path: Path
+    record: Path
+    key: str
+    data_digest: str
+    losses: tuple[float, ...]
+    tokens: int
+    seconds: float
+
+
+def train(
+    model: WhiteBox,
+    items: Sequence[Item],
+    config: TrainConfig,
+    out: Path,
+    *,
+    start: Path | None = None,
+    on_step: OnStep | None = None,
+) -> TrainResult:
+    """Train `model` on `items` and leave an adapter (or weights) with its record in `out`.
+
+    `start` is an adapter folder to go on from. A killed run, called again with the same arguments, continues from its
+    last checkpoint and gives the losses that an uninterrupted run gives; a finished one returns its result at once.
+    The model itself is left as it was, except in a full fine-tune (`adapter=None`), which changes its weights.
+    Raises TrainingError when the loss is no longer finite, when `out` belongs to another run, or when the model
+    cannot be trained in packed rows; DataError when the items do not fit the loss.
+    """
+    require(model, Capability.GRADIENTS, for_=f"training with the {config.loss} loss")
+    loss_module = load(config.loss)
+    loss_config = config_of(loss_module, config.loss_options)
+    check_items(items, loss_module)
+    check_trainable(model.module)
+    data_digest = digest(items)
+    key = run_key(model, data_digest, config, start)
+    if (done := finished(out, key)) is not None:
+        return done
+
+    batches = batches_of(len(items), config)
+    began, tokens, history = time.monotonic(), 0, list[dict[str, float]]()
+    with seeded(config.seed), adapted(model.module, config.adapter, start) as trained:
+        params = trainable(trained)
+        optimizer = torch.optim.AdamW(
+            params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        reference = reference_logps(model, trained, items, config, out, key) if loss_module.REFERENCE else None
+        if (state := _checkpoint.load(out, key)) is not None:
+            tokens, history = restore(state, params, optimizer)
+            began -= state["seconds"]
+        kept = time.monotonic()
+        trained.train()
+        for step in range(len(history), len(batches)):
+            chosen = [items[i] for i in batches[step]]
+            known = None if reference is None else [reference[i] for i in batches[step]]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, len(batches), config)
+            loss, metrics, n = backward(model.module, chosen, known, config, loss_module, loss_config)
+            norm = float(torch.nn.utils.clip_grad_norm_(params.values(), config.grad_clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise diverged(step, loss, norm, history)
+            optimizer.step()
+            optimizer.zero_grad()
+            tokens += n
+            history.append({"loss": loss, "grad_norm": norm, **metrics})
+            seconds = time.monotonic() - began
+            if checkpoint_due(step, len(batches), time.monotonic() - kept, config):
+                _checkpoint.save(out, snapshot(key, params, optimizer, history, tokens, seconds))
+                kept = time.monotonic()
+            if on_step:
+                on_step(progress_of(step + 1, len(batches), loss, tokens, seconds))
+        path = save_trained(trained, out)
+    return finish(out, path, key, data_digest, model, config, items, history, tokens, time.monotonic() - began)
+
+
+def backward(
+    module: Any,
+    batch: Sequence[Item],
+    reference: Sequence[Sequence[Tensor]] | None,
+    config: TrainConfig,
+    loss_module: ModuleType,
+    loss_config: Any,
+) -> tuple[float, dict[str, float], int]:
+    """Add one batch's gradient, row by row; returns its loss, metrics and the tokens that were computed."""
+    limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
+    total, metrics, computed = 0.0, dict[str, float](), 0
+    weights = [sum(len(a) for a in i.answers) if loss_module.REDUCTION == "token" else 1 for i in batch]
+    for indices in rows_of(batch, limit):
+        row = pack([batch[i] for i in indices])
+        known = None if reference is None else [reference[i] for i in indices]
+        output = loss_of(answer_logps(module, row), row, [batch[i] for i in indices], known, loss_module, loss_config)
+        share = sum(weights[i] for i in indices) / sum(weights)
+        (output.loss * share).backward()  # type: ignore[no-untyped-call]
+        total += output.loss.item() * share
+        for name, value in output.metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value * share
+        computed += len(row.tokens)
+    return total, metrics, computed
+
+
+def loss_of(
+    logps: Tensor,
+    row: Row,
+    items: Sequence[Item],
+    reference: Sequence[Sequence[Tensor]] | None,
+    loss_module: ModuleType,
+    loss_config: Any,
+) -> LossOutput:
+    """The loss of one row from its flat log-probabilities [R]."""
+    label = torch.tensor([i.label for i in items], device=logps.device)
+
+    def answers(which: int) -> Answers:
+        parts = [logps[of_item[which]] for of_item in row.answers]
+        known = None if reference is None else pad_sequence([r[which].to(logps.device) for r in reference], True)
+        mask = pad_sequence([torch.ones(len(p), dtype=torch.bool, device=logps.device) for p in parts], True)
+        return Answers(pad_sequence(parts, True), mask, known, label)
+
+    n = 2 if loss_module.KIND == "pair" else 1
+    output: LossOutput = loss_module.loss(*(answers(i) for i in range(n)), loss_config)
+    return output
+
+
+@torch.no_grad()
+def score(module: Any, items: Sequence[Item], row_tokens: int) -> list[list[Tensor]]:
+    """Log-probabilities of every item's answers: for each item, for each answer, a tensor of its tokens."""
+    found: dict[int, list[Tensor]] = {}
+    for indices in rows_of(items, row_tokens):
+        row = pack([items[i] for i in indices])
+        logps = answer_logps(module, row).cpu()
+        for i, of_item in zip(indices, row.answers, strict=True):
+            found[i] = [logps[part].clone() for part in of_item]
+    return [found[i] for i in range(len(items))]
+
+
+def reference_logps(
+    model: WhiteBox, trained: Any, items: Sequence[Item], config: TrainConfig, out: Path, key: str
+) -> list[list[Tensor]]:
+    """Log-probabilities under the reference, computed once and kept beside the checkpoint."""
+    path = out / "reference.pt"
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
+        if kept["key"] == key:
+            return list(kept["logps"])
+    if config.reference == "base" and config.adapter is not None:
+        with adapter_off(trained):
+            logps = score(model.module, items, config.row_tokens)
+    else:
+        logps = score(model.module, items, config.row_tokens)
+    _checkpoint.write_atomic(path, lambda handle: torch.save({"key": key, "logps": logps}, handle))
+    return logps
+
+
+def batches_of(n: int, config: TrainConfig) -> list[list[int]]:
+    """Indices of the items of every step of the whole run, each epoch in an order of its own."""
+    batches = []
+    for epoch in range(config.epochs):
+        order = list(range(n))
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        batches += [order[i : i + config.batch_items] for i in range(0, n, config.batch_items)]
+    return batches
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Learning rate of a 0-based step: linear warm-up, then the schedule down to zero after the last step."""
+    warm = max(1, round(config.warmup * total))
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    left = 1 - (step - warm) / max(1, total - warm)
+    shape = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}
+    return config.lr * shape[config.schedule]
+
+
+def check_items(items: Sequence[Item], loss_module: ModuleType) -> None:
+    """Raise DataError unless every item has the answers that the loss compares."""
+    name, n = loss_module.__name__.rsplit(".", 1)[-1], 2 if loss_module.KIND == "pair" else 1
+    if not items:
+        raise DataError(f"nothing to train on with the {name} loss", expected="at least one item", got="none")
+    for i, item in enumerate(items):
+        if len(item.answers) != n or not item.prompt or not all(item.answers):
+            raise DataError(
+                f"item {i} does not fit the {name} loss",
+                expected=f"a prompt and {n} answer(s), none empty",
+                got=f"{len(item.prompt)} prompt tokens, answers of {[len(a) for a in item.answers]} tokens",
+            )
+
+
+def run_key(model: WhiteBox, data_digest: str, config: TrainConfig, start: Path | None) -> str:
+    """Digest of everything that fixes the run: model, data, configuration, starting adapter."""
+    settings = {k: v for k, v in asdict(config).items() if not k.startswith("checkpoint_")}
+    begun = None if start is None else _checkpoint.digest_folder(start)
+    return digest({"model": model.fingerprint, "data": data_digest, "config": settings, "start": begun})
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers fixed inside, and as they were outside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def checkpoint_due(step: int, total: int, seconds: float, config: TrainConfig) -> bool:
+    """Whether to write a checkpoint after 0-based `step`, `seconds` after the last one."""
+    by_steps = config.checkpoint_steps is not None and (step + 1) % config.checkpoint_steps == 0
+    return by_steps or seconds >= config.checkpoint_seconds or step + 1 == total
+
+
+def snapshot(
+    key: str,
+    params: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+    tokens: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Everything that the next step depends on."""
+    return {
+        "key": key,
+        "params": {name: p.detach().cpu() for name, p in params.items()},
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "history": history,
+        "tokens": tokens,
+        "seconds": seconds,
+    }
+
+
+def restore(
+    state: Mapping[str, Any], params: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]]]:
+    """Put a snapshot back; returns tokens and history so far. The data's position is the length of the history."""
+    with torch.no_grad():
+        for name, p in params.items():
+            p.copy_(state["params"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    if state["rng_cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["rng_cuda"])
+    return int(state["tokens"]), list(state["history"])
+
+
+def progress_of(step: int, total: int, loss: float, tokens: int, seconds: float) -> Progress:
+    """Progress with speed and time left, from what has been done so far."""
+    return Progress(
+        step=step,
+        total=total,
+        loss=loss,
+        tokens_per_second=tokens / max(seconds, 1e-9),
+        seconds_left=seconds / step * (total - step),
+    )
+
+
+def diverged(step: int, loss: float, norm: float, history: Sequence[Mapping[str, float]]) -> TrainingError:
+    """The error for a loss or gradient that is no longer finite."""
+    before = [round(h["loss"], 4) for h in history[-5:]]
+    return TrainingError(
+        f"training diverged at step {step + 1}",
+        expected="a finite loss and gradient",
+        got=f"loss {loss}, gradient norm {norm}; losses before: {before or 'none'}",
+        next_step="lower lr, or look for a broken example in this batch",
+    )
+
+
+def finish(
+    out: Path,
+    path: Path,
+    key: str,
+    data_digest: str,
+    model: WhiteBox,
+    config: TrainConfig,
+    items: Sequence[Item],
+    history: list[dict[str, float]],
+    tokens: int,
+    seconds: float,
+) -> TrainResult:
+    """Write the training record, drop the checkpoint, and return the result."""
+    groups: dict[str, int] = {}
+    for item in items:
+        groups[item.group] = groups.get(item.group, 0) + 1
+    record: dict[str, Any] = {
+        "key": key,
+        "model": model.fingerprint,
+        "model_name": model.name,
+        "config": plain(config),
+        "data": {"digest": data_digest, "items": len(items), "groups": groups},
+        "path": path.name,
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "history": history,
+    }
+    _checkpoint.write_json(out / RECORD, record)
+    _checkpoint.drop(out)
+    return result_of(out, record)
+
+
+def finished(out: Path, key: str) -> TrainResult | None:
+    """The result of this very run if it is already done. Another run's result in `out` raises TrainingError."""
+    record = _checkpoint.read_json(out / RECORD)
+    if record is None:
+        return None
+    _checkpoint.check_key(out, record["key"], key)
+    return result_of(out, record)
+
+
+def result_of(out: Path, record: Mapping[str, Any]) -> TrainResult:
+    """A TrainResult from a training record."""
+    return TrainResult(
+        path=out / record["path"],
+        record=out / RECORD,
+        key=record["key"],
+        data_digest=record["data"]["digest"],
+        losses=tuple(h["loss"] for h in record["history"]),
+        tokens=record["tokens"],
+        seconds=record["seconds"],
+    )

@@ -1,0 +1,98 @@
+"""A model as the engine asks it: requests of many samples gathered into batches, and a deadline kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TypeAlias, TypeVar
+
+from fivefold.engine.batcher import Batcher, Settle
+from fivefold.errors import BudgetError
+from fivefold.runtime.protocol import Context, Model, Request
+from fivefold.types import Completion, Likelihood
+
+T = TypeVar("T")
+Pairs: TypeAlias = tuple[tuple[Context, str], ...]
+
+GENERATE_CHUNK = 64
+"""Requests a call while there is a deadline, which is looked at between calls."""
+LIKELIHOOD_CHUNK = 256
+"""Pairs a call: what a killed run may lose."""
+
+
+class Served:
+    """One model behind two batchers that share a lock: a model is asked by one thread at a time.
+
+    What has not been started when `seconds` have passed fails with BudgetError.
+    """
+
+    def __init__(
+        self, model: Model, *, seconds: float | None = None, on_answer: Callable[[], None] | None = None
+    ) -> None:
+        self.model = model
+        self._on_answer = on_answer
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self.generations: Batcher[Request, Completion] = Batcher(self._generate)
+        self.scores: Batcher[Pairs, list[Likelihood]] = Batcher(self._score)
+
+    def generate(self, request: Request) -> Future[Completion]:
+        """Queue one generation."""
+        return self.generations.submit(request)
+
+    def log_likelihood(self, pairs: Sequence[tuple[Context, str]]) -> Future[list[Likelihood]]:
+        """Queue the pairs of one case; they stay together in one call to the model."""
+        return self.scores.submit(tuple(pairs))
+
+    def _generate(self, requests: Sequence[Request], settle: Settle[Completion]) -> None:
+        step = len(requests) if self._deadline is None else GENERATE_CHUNK
+        settled: set[int] = set()
+        for start in range(0, len(requests), step):
+            chunk = requests[start : start + step]
+
+            def done(i: int, completion: Completion, start: int = start) -> None:
+                if start + i not in settled:
+                    settled.add(start + i)
+                    self._settle(settle, start + i, completion)
+
+            with self._lock:
+                self._check_time()
+                completions = self.model.generate(chunk, on_done=done)
+            for i, completion in enumerate(completions):
+                done(i, completion)
+
+    def _score(self, items: Sequence[Pairs], settle: Settle[list[Likelihood]]) -> None:
+        for chunk in _chunks(items):
+            with self._lock:
+                self._check_time()
+                found = iter(self.model.log_likelihood([pair for i in chunk for pair in items[i]]))
+            for i in chunk:
+                self._settle(settle, i, _take(found, len(items[i])))
+
+    def _settle(self, settle: Settle[T], i: int, result: T) -> None:
+        settle(i, result)
+        if self._on_answer:
+            self._on_answer()
+
+    def _check_time(self) -> None:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise BudgetError("the time budget is spent", next_step="give more time, or a smaller --limit")
+
+
+def _chunks(items: Sequence[Pairs]) -> list[list[int]]:
+    """Whole items, about LIKELIHOOD_CHUNK pairs a chunk."""
+    chunks: list[list[int]] = [[]]
+    size = 0
+    for i, pairs in enumerate(items):
+        if size >= LIKELIHOOD_CHUNK:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(i)
+        size += len(pairs)
+    return chunks
+
+
+def _take(found: Iterator[Likelihood], n: int) -> list[Likelihood]:
+    return [next(found) for _ in range(n)]

@@ -1,0 +1,166 @@
+"""One forward pass over a packed row, and what is read from it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fivefold.runtime import _attention
+from fivefold.runtime._attention import Block, Plan, Prefix, attending
+from fivefold.runtime._structure import attention_configs, decoder_layers, keeps_logits
+
+
+class _Deep(Exception):
+    """Raised by a hook to end the forward at the deepest layer that is read."""
+
+
+@dataclass(eq=False)
+class Engine:
+    """A module with what is needed to run it: its lock, its layers, and whether packed rows hold for it.
+
+    `lock` is shared by every handle on the same weights. `pack_tokens` is how many tokens a packed row aims at, `slots`
+    how many sequences are decoded at once, `cache_bytes` the room for their keys and values.
+    """
+
+    module: nn.Module
+    lock: threading.RLock
+    pack_tokens: int = 1024
+    slots: int = 64
+    cache_bytes: int = 2 << 30
+    packed: bool = True
+
+    def __post_init__(self) -> None:
+        self.layers = decoder_layers(self.module)
+        self._keeps_logits = keeps_logits(self.module)
+        self._configs = attention_configs(self.module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings live."""
+        weight: Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
+        return weight.device
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence that the model's positions allow, None where it does not say."""
+        config: Any = self.module.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        length = getattr(text, "max_position_embeddings", None)
+        return int(length) if length else None
+
+    def token_bytes(self) -> int:
+        """Bytes that the keys and values of one token take."""
+        config: Any = self.module.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        weight: Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
+        return 2 * len(self.layers) * int(heads) * int(head) * weight.element_size()
+
+    def forward(self, ids: Sequence[int], positions: Sequence[int], plan: Plan, read: Sequence[int]) -> Tensor:
+        """Float32 logits [len(read), V] at rows `read` of one packed row of tokens."""
+        with self._packing(), attending(plan):
+            return self._logits(ids, positions, read)
+
+    @contextmanager
+    def _packing(self) -> Iterator[None]:
+        """The registered attention function for the time of a call; the module is as it was for everybody else."""
+        before = [config._attn_implementation for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation = _attention.NAME
+        try:
+            yield
+        finally:
+            for config, name in zip(self._configs, before, strict=True):
+                config._attn_implementation = name
+
+    def plain(self, ids: Sequence[int], read: Sequence[int]) -> Tensor:
+        """Logits of one sequence by the module's ordinary forward: the reference, and the way of old architectures."""
+        return self._logits(ids, range(len(ids)), read)
+
+    def _logits(self, ids: Sequence[int], positions: Sequence[int], read: Sequence[int]) -> Tensor:
+        device = self.device
+        rows = torch.tensor(list(read), dtype=torch.long, device=device)
+        keep: dict[str, Any] = {"logits_to_keep": rows} if self._keeps_logits and len(rows) else {}
+        out = self.module(
+            input_ids=torch.tensor([list(ids)], dtype=torch.long, device=device),
+            position_ids=torch.tensor([list(positions)], dtype=torch.long, device=device),
+            use_cache=False,
+            **keep,
+        )
+        logits: Tensor = out.logits[0] if keep else out.logits[0, rows]
+        return logits.float()
+
+    def hidden(
+        self, ids: Sequence[int], positions: Sequence[int], plan: Plan | None, layers: Sequence[int]
+    ) -> list[Tensor]:
+        """Residual stream [T, D] after each of `layers`; nothing is computed after the deepest of them."""
+        caught: dict[int, Tensor] = {}
+        with _catching(self.layers, layers, caught):
+            try:
+                if plan is None:
+                    self._logits(ids, positions, [0])
+                else:
+                    self.forward(ids, positions, plan, [0])
+            except _Deep:
+                pass
+        return [caught[layer] for layer in layers]
+
+    def check_packing(self) -> bool:
+        """Whether a packed row gives what separate forwards give, on this very module.
+
+        Two short sequences with a shared start are run both ways. Architectures that do not take a registered attention
+        function (or read positions in another way) are found here, and run one sequence at a time.
+        """
+        vocab = int(self.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        first, second = ([(7 * i + k) % vocab for i in range(1, 9)] for k in (3, 11))
+        shared = [(5 * i + 1) % vocab for i in range(1, 6)]
+        try:
+            together = self._packed_probe(shared, first, second)
+        except (_attention.UnsupportedAttention, RuntimeError, TypeError, ValueError, KeyError):
+            return False
+        apart = torch.cat([self.plain([*shared, *tail], [len(shared) + 7]) for tail in (first, second)])
+        scale = apart.abs().max().clamp(min=1.0)
+        tolerance = 1e-3 if apart.dtype == torch.float32 and self._is_float32() else 5e-2
+        return bool((together - apart).abs().max() <= tolerance * scale)
+
+    def _is_float32(self) -> bool:
+        weight: Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
+        return weight.dtype == torch.float32
+
+    def _packed_probe(self, shared: list[int], first: list[int], second: list[int]) -> Tensor:
+        prefix = Prefix(len(shared))
+        self.forward(shared, range(len(shared)), Plan([Block(0, len(shared), store=prefix)]), [0])
+        n = len(first)
+        plan = Plan([Block(0, n, prefix=prefix), Block(n, 2 * n, prefix=prefix)])
+        positions = [*range(len(shared), len(shared) + n)] * 2
+        if len(prefix.keys) != len(self.layers):
+            raise _attention.UnsupportedAttention("not every decoder layer went through the registered attention")
+        return self.forward([*first, *second], positions, plan, [n - 1, 2 * n - 1])
+
+
+@contextmanager
+def _catching(modules: nn.ModuleList, layers: Sequence[int], caught: dict[int, Tensor]) -> Iterator[None]:
+    deepest = max(layers)
+
+    def hook(layer: int) -> Callable[..., None]:
+        def catch(module: nn.Module, args: Any, output: Any) -> None:
+            stream = output[0] if isinstance(output, tuple) else output
+            caught[layer] = stream[0].detach().float()
+            if layer == deepest:
+                raise _Deep
+
+        return catch
+
+    handles = [modules[layer].register_forward_hook(hook(layer)) for layer in sorted(set(layers))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

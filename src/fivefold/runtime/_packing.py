@@ -1,0 +1,118 @@
+"""From a prefix tree to packed rows: which nodes are computed once and stored, and which share a row.
+
+A node with a large subtree is computed by itself and its keys and values are kept as a prefix while its subtree is
+worked on. Small subtrees become blocks: a question and its options in one block under a tree mask. Blocks, of whatever
+prefix, are gathered into rows of about `pack_tokens` tokens. Depth first, so only the prefixes of one path are alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fivefold.runtime._attention import Block, Plan, Prefix
+from fivefold.runtime._tree import Node
+
+BLOCK_TOKENS = 256
+"""Subtrees up to this many tokens become one block; a larger block wastes attention on what its mask forbids."""
+
+
+@dataclass(eq=False)
+class Row:
+    """One packed row: token ids, positions, its plan, and where each node's tokens lie."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    plan: Plan = field(default_factory=Plan)
+    nodes: list[tuple[Node, int]] = field(default_factory=list)
+
+    def add(self, roots: list[Node], prefix: Prefix | None, store: Prefix | None = None) -> None:
+        """Append a block of the subtrees under `roots` (or of the single node when its result is stored)."""
+        start = len(self.ids)
+        nodes = roots if store is not None else [n for r in roots for n in r.walk()]
+        for node in nodes:
+            self.nodes.append((node, len(self.ids)))
+            self.ids.extend(node.tokens)
+            self.positions.extend(range(node.start, node.stop))
+        chain = len(nodes) == 1
+        self.plan.blocks.append(
+            Block(
+                start,
+                len(self.ids),
+                prefix=prefix,
+                within=None if chain else _tree_mask(nodes),
+                positions=torch.tensor(self.positions[start:]),
+                store=store,
+            )
+        )
+
+
+Run: TypeAlias = Callable[[Row], None]
+"""Computes a row: fills the `store` of its blocks and reads what is wanted of its nodes."""
+
+
+def _tree_mask(nodes: list[Node]) -> Tensor:
+    """Boolean [t, t] over the tokens of `nodes` in order: a token sees its ancestors and what stands before it."""
+    total = sum(len(n.tokens) for n in nodes)
+    mask = torch.zeros(total, total, dtype=torch.bool)
+    spans: dict[Node, tuple[int, int]] = {}
+    at = 0
+    for node in nodes:
+        end = at + len(node.tokens)
+        if node.parent in spans:
+            _, high = spans[node.parent]
+            mask[at:end, :high] = mask[high - 1, :high]
+        mask[at:end, at:end] = torch.ones(end - at, end - at, dtype=torch.bool).tril()
+        spans[node] = (at, end)
+        at = end
+    return mask
+
+
+@dataclass(eq=False)
+class Packer:
+    """Walks a tree and hands out rows to `run`."""
+
+    run: Run
+    pack_tokens: int
+    block_tokens: int = BLOCK_TOKENS
+    _row: Row = field(default_factory=Row)
+
+    def walk(self, root: Node) -> None:
+        """Compute everything under `root`."""
+        self._children(root, None)
+        self._flush()
+
+    def _children(self, node: Node, prefix: Prefix | None) -> None:
+        forest: list[Node] = []
+        weight = 0
+        for child in node.children:
+            if child.weight > self.block_tokens and child.children:
+                self._children(child, self._store(child, prefix))
+                continue
+            if forest and weight + child.weight > self.block_tokens:
+                self._place(forest, prefix, weight)
+                forest, weight = [], 0
+            forest, weight = [*forest, child], weight + child.weight
+        if forest:
+            self._place(forest, prefix, weight)
+
+    def _store(self, node: Node, prefix: Prefix | None) -> Prefix:
+        stored = Prefix(node.stop)
+        row = Row()
+        row.add([node], prefix, store=stored)
+        self.run(row)
+        return stored
+
+    def _place(self, forest: list[Node], prefix: Prefix | None, weight: int) -> None:
+        if self._row.ids and len(self._row.ids) + weight > self.pack_tokens:
+            self._flush()
+        self._row.add(forest, prefix)
+
+    def _flush(self) -> None:
+        if self._row.ids:
+            self.run(self._row)
+        self._row = Row()

@@ -1,0 +1,360 @@
+"""Open models on this machine: Hugging Face causal LMs from the embedded package, a folder, a GGUF file or the hub."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fivefold.errors import CapabilityError, MissingExtraError, ModelError, ModelFileError, UsageError
+from fivefold.runtime import _activations, _generate, _likelihood
+from fivefold.runtime._files import Source, resolve
+from fivefold.runtime._forward import Engine
+from fivefold.runtime._generate import Job
+from fivefold.runtime._interventions import attach
+from fivefold.runtime._scan_checks import safetensors as check_safetensors
+from fivefold.runtime._structure import decoder_layers, share, width
+from fivefold.runtime._threads import pin_threads
+from fivefold.runtime._tokens import Codec, cut_at_stop
+from fivefold.runtime.fingerprint import Fingerprint, fingerprint_adapter, fingerprint_model
+from fivefold.runtime.protocol import Capability, Context, Intervention, OnDone, Request, WhiteBox
+from fivefold.types import Completion, Likelihood, StopReason, Usage
+
+CAPABILITIES = frozenset(Capability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a local model is loaded and run."""
+
+    dtype: str = "float32"
+    """`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the processor has it, else float32."""
+    device: str | None = None
+    """Torch device; None takes the first GPU, else the CPU."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub model."""
+    trust: bool = False
+    """Load although the scan of the files was inconclusive. A blocked file is never loaded."""
+    slots: int | None = None
+    """Sequences decoded at once; None is 64 on a CPU and 256 on a GPU."""
+    pack_tokens: int | None = None
+    """Tokens that a packed row aims at; None is 1024 on a CPU and 8192 on a GPU."""
+
+
+def load(spec: str, **options: Any) -> WhiteBox:
+    """The model that `spec` names: `smollm2`, `hf:org/name[@revision]`, a folder, or a GGUF file."""
+    settings = _options(options)
+    pin_threads()
+    source = resolve(spec, revision=settings.revision, trust=settings.trust)
+    return HFModel._open(spec, source, settings)
+
+
+def _options(options: Mapping[str, Any]) -> Options:
+    known = Options.__dataclass_fields__
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(f"unknown model option {unknown[0]!r}", expected=f"one of: {', '.join(known)}")
+    return Options(**options)
+
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if name not in _DTYPES:
+        raise UsageError(f"unknown dtype {name!r}", expected="float32, bfloat16, float16 or auto")
+    return _DTYPES[name]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware here."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
+    except (OSError, IndexError):
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & flags)
+
+
+@dataclass(eq=False, kw_only=True)
+class HFModel:
+    """A causal LM with its inside open. Handles made from it share its weights and nothing else."""
+
+    name: str
+    module: Any
+    tokenizer: Any
+    source: Source
+    options: Options
+    engine: Engine
+    parts: Fingerprint
+    interventions: tuple[Intervention, ...] = ()
+    capabilities: frozenset[Capability] = field(default=CAPABILITIES)
+
+    @classmethod
+    def _open(cls, spec: str, source: Source, options: Options) -> HFModel:
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = _dtype(options.dtype, device)
+        module, tokenizer = _read(source, dtype)
+        module.to(device).eval().requires_grad_(False)
+        engine = _engine(module, threading.RLock(), options, device)
+        parts = fingerprint_model(source, module.config, tokenizer, str(dtype).removeprefix("torch."))
+        return cls(
+            name=spec, module=module, tokenizer=tokenizer, source=source, options=options, engine=engine, parts=parts
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 hex over weights, configuration, tokenizer, template, dtype, adapters and interventions."""
+        return self.parts.digest
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers L."""
+        return len(self.engine.layers)
+
+    @cached_property
+    def d_model(self) -> int:
+        """Width D of the residual stream."""
+        return width(self.module)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Text to tokens and back."""
+        return Codec(self.tokenizer, self.name)
+
+    @cached_property
+    def eos(self) -> frozenset[int]:
+        """Tokens that end an answer: the generation config's and the tokenizer's."""
+        config = getattr(self.module, "generation_config", None)
+        ids = getattr(config, "eos_token_id", None)
+        found = ids if isinstance(ids, list) else [ids]
+        return frozenset(int(i) for i in (*found, self.tokenizer.eos_token_id) if i is not None)
+
+    def encode(self, context: Context, *, prefill: str = "") -> list[int]:
+        """Token ids exactly as `generate` feeds them."""
+        return self.codec.encode(context, prefill)
+
+    # -- generation ------------------------------------------------------------------------------------------------
+
+    def generate(self, requests: Sequence[Request], *, on_done: OnDone | None = None) -> list[Completion]:
+        """Answers in the order of `requests`; a request that fails carries its `error`."""
+        results: dict[int, Completion] = {}
+
+        def finish(index: int, completion: Completion) -> None:
+            results[index] = completion
+            if on_done is not None:
+                on_done(index, completion)
+
+        jobs = []
+        for index, request in enumerate(requests):
+            try:
+                jobs.append(self._job(index, request))
+            except Exception as error:
+                finish(index, self._failed(request, f"{type(error).__name__}: {error}"))
+        with self.engine.lock, torch.no_grad():
+            _generate.run(
+                self.engine, jobs, self.eos, lambda j: finish(j.index, self._completion(j, requests[j.index]))
+            )
+        return [results[i] for i in range(len(requests))]
+
+    def _job(self, index: int, request: Request) -> Job:
+        prompt = self.encode(request.messages, prefill=request.prefill)
+        limit = self.engine.max_length
+        if request.max_new_tokens < 1:
+            raise UsageError("max_new_tokens must be at least 1", got=request.max_new_tokens)
+        if limit is not None and len(prompt) + request.max_new_tokens > limit:
+            raise ModelError(
+                "prompt and answer do not fit the model's positions",
+                expected=f"at most {limit} tokens",
+                got=f"{len(prompt)} + {request.max_new_tokens}",
+            )
+        return Job(
+            index=index,
+            prompt=tuple(prompt),
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            stopped=self._stopper(request.stop),
+        )
+
+    def _stopper(self, stops: Sequence[str]) -> Any:
+        stops = tuple(s for s in stops if s)
+        if not stops:
+            return lambda tokens: False
+        reach = max(len(s.encode()) for s in stops) + 8
+
+        def stopped(tokens: list[int]) -> bool:
+            return cut_at_stop(self.codec.decode(tokens[-reach:]), stops)[1]
+
+        return stopped
+
+    def _completion(self, job: Job, request: Request) -> Completion:
+        usage = Usage(prompt=len(job.prompt), completion=len(job.tokens), shared=job.shared)
+        if job.error is not None:
+            return replace(self._failed(request, job.error), usage=usage)
+        tokens = [t for i, t in enumerate(job.tokens) if not (i == len(job.tokens) - 1 and t in self.eos)]
+        text, _ = cut_at_stop(self.codec.decode(tokens), request.stop)
+        reason: StopReason = "stop" if job.ended else "length"
+        return Completion(
+            text=text,
+            model=self.fingerprint,
+            stop_reason=reason,
+            tokens=tuple(tokens),
+            usage=usage,
+            seed=request.seed,
+        )
+
+    def _failed(self, request: Request, why: str) -> Completion:
+        return Completion(text="", model=self.fingerprint, stop_reason="error", seed=request.seed, error=why)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, pairs: Sequence[tuple[Context, str]]) -> list[Likelihood]:
+        """Log-probability of each continuation after its context, in nats."""
+        tokens = [self.codec.encode_pair(context, continuation) for context, continuation in pairs]
+        for pair in tokens:
+            self._fits(len(pair.inputs))
+        with self.engine.lock, torch.no_grad():
+            scores = _likelihood.score(self.engine, tokens)
+        return [
+            Likelihood(
+                total=sum(s.log_probs),
+                n_tokens=len(s.log_probs),
+                n_bytes=len(continuation.encode()),
+                greedy=s.greedy,
+                model=self.fingerprint,
+            )
+            for s, (_, continuation) in zip(scores, pairs, strict=True)
+        ]
+
+    def _fits(self, length: int) -> None:
+        limit = self.engine.max_length
+        if limit is not None and length > limit:
+            raise ModelError(
+                "a context does not fit the model's positions", expected=f"at most {limit} tokens", got=length
+            )
+
+    def activations(
+        self, contexts: Sequence[Context], *, layers: Sequence[int], position: Literal["last", "mean"] | int = "last"
+    ) -> Tensor:
+        """Residual stream after each of `layers`: float32 [N, len(layers), D] on the CPU."""
+        wrong = [layer for layer in layers if not 0 <= layer < self.n_layers]
+        if wrong or not layers:
+            raise UsageError("no such decoder layer", expected=f"0 … {self.n_layers - 1}", got=list(layers))
+        if not contexts:
+            return torch.zeros(0, len(layers), self.d_model)
+        sequences = [self.encode(context) for context in contexts]
+        for ids in sequences:
+            self._fits(len(ids))
+        with self.engine.lock, torch.no_grad():
+            return _activations.read(self.engine, sequences, layers, position)
+
+    # -- other handles on the same weights -------------------------------------------------------------------------
+
+    def _with(self, module: nn.Module, parts: Fingerprint, **changes: Any) -> HFModel:
+        engine = replace(self.engine, module=module)
+        return replace(self, module=module, engine=engine, parts=parts, **changes)
+
+    def with_interventions(self, interventions: Sequence[Intervention]) -> HFModel:
+        """The same weights with interventions after those already there; they hold in every call."""
+        module = share(self.module)
+        attach(decoder_layers(module), interventions, self.d_model)
+        return self._with(
+            module,
+            self.parts.with_interventions(interventions),
+            interventions=(*self.interventions, *interventions),
+        )
+
+    def with_adapter(self, path: str, *, name: str) -> HFModel:
+        """The same base with the peft adapter in folder `path`."""
+        digest = fingerprint_adapter(Path(path))
+        module = _adapted(share(self.module), Path(path))
+        return self._with(module, self.parts.with_adapter(digest), name=name)
+
+
+def _engine(module: nn.Module, lock: threading.RLock, options: Options, device: torch.device) -> Engine:
+    gpu = device.type != "cpu"
+    engine = Engine(
+        module=module,
+        lock=lock,
+        pack_tokens=options.pack_tokens or (8192 if gpu else 1024),
+        slots=options.slots or (256 if gpu else 64),
+        cache_bytes=torch.cuda.mem_get_info(device)[0] // 2 if gpu else 2 << 30,
+    )
+    with torch.no_grad():
+        engine.packed = engine.check_packing()
+    return engine
+
+
+def _read(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Module and tokenizer from a local folder; nothing but safetensors, no code of the model's own."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, **common)
+            module = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype, use_safetensors=True, **common)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError, RuntimeError) as error:
+        raise ModelFileError(
+            f"the model in {source.folder} cannot be read",
+            expected="a causal LM as safetensors with its tokenizer",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
+    return module, tokenizer
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars for a load that takes a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _adapted(module: nn.Module, path: Path) -> nn.Module:
+    """`module` with the adapter's layers put in; `module` must be a copy of one's own."""
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise MissingExtraError("peft", "local") from error
+    _check_adapter(path)
+    try:
+        if PeftConfig.from_pretrained(str(path)).is_prompt_learning:
+            raise CapabilityError(
+                "adapters that learn a prompt are not supported", expected="LoRA or another of layers"
+            )
+        adapted = PeftModel.from_pretrained(module, str(path), is_trainable=False)
+    except (ValueError, KeyError, RuntimeError, OSError, TypeError) as error:
+        raise ModelFileError(f"the adapter in {path} does not fit this model", got=str(error)[:400]) from error
+    base: nn.Module = adapted.get_base_model().eval().requires_grad_(False)
+    return base
+
+
+def _check_adapter(path: Path) -> None:
+    weights = path / "adapter_model.safetensors"
+    if not (path / "adapter_config.json").is_file() or not weights.is_file():
+        raise ModelFileError(
+            f"no adapter in {path}", expected="a folder with adapter_config.json and adapter_model.safetensors"
+        )
+    problems = check_safetensors(weights)
+    if problems:
+        raise ModelFileError(f"the adapter file {weights} is broken", got=problems[0][1])

@@ -1,0 +1,97 @@
+"""Looking at a rate while it is being measured, and stopping early without lying.
+
+An ordinary interval looked at after each case is wrong sooner or later; a confidence sequence covers the true rate at
+all looks at once with the stated level, so one may stop whenever it clears a threshold.
+
+Sources
+- Robbins, "Statistical methods related to the law of the iterated logarithm", Ann. Math. Statistics 41 (1970): mixtures
+  of likelihood ratios; Ville's inequality gives the bound.
+- Howard, Ramdas, McAuliffe & Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of
+  Statistics 49 (2021), sec. 3; here the beta-binomial mixture, which for a Bernoulli mean is exact and closed-form.
+
+The cases must come in random order. For a finite suite drawn without replacement the sequence stays valid for the rate
+of the population that the suite was drawn from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from scipy.special import betaln, xlog1py, xlogy
+
+from fivefold.errors import UsageError
+from fivefold.stats.intervals import Interval, check_counts, nothing
+from fivefold.types import Safer
+
+PRIOR = (0.5, 0.5)
+"""Jeffreys mixture: tight at rates near 0 and 1, where safety rates lie."""
+
+Verdict: TypeAlias = Literal["pass", "fail", "go on"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Whether measuring may end now. `pass`: the rate is on the safe side of the threshold; `fail`: on the other."""
+
+    verdict: Verdict
+    interval: Interval
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the answer is known."""
+        return self.verdict != "go on"
+
+
+def log_evidence(k: int, n: int, rate: float, prior: tuple[float, float] = PRIOR) -> float:
+    """Log of the mixture martingale against `rate` after k events in n cases; its exponential is an e-value.
+
+    If `rate` is the truth, the chance that this ever exceeds log(1 / alpha) is at most alpha.
+    """
+    a, b = prior
+    mixed = float(betaln(a + k, b + n - k) - betaln(a, b))
+    return mixed - float(xlogy(k, rate) + xlog1py(n - k, -rate))
+
+
+def confidence_sequence(k: int, n: int, level: float = 0.95, *, prior: tuple[float, float] = PRIOR) -> Interval:
+    """Interval that holds at every n at once: all rates whose evidence against them is below 1 / (1 - level)."""
+    check_counts(k, n, level)
+    if n == 0:
+        return nothing("confidence-sequence", level, "no cases")
+    limit, p = -math.log1p(-level), k / n
+    low = 0.0 if k == 0 else _edge(k, n, 0.0, p, limit, prior)
+    high = 1.0 if k == n else _edge(k, n, 1.0, p, limit, prior)
+    return Interval(estimate=p, low=low, high=high, level=level, n=n, method="confidence-sequence")
+
+
+def may_stop(
+    k: int, n: int, threshold: float, safer: Safer, level: float = 0.95, *, prior: tuple[float, float] = PRIOR
+) -> Stop:
+    """Whether k events in n cases settle on which side of `threshold` the rate lies; may be asked after every case.
+
+    UsageError when `safer` is "neither".
+    """
+    if safer == "neither":
+        raise UsageError("a threshold needs a direction", expected="safer higher or lower", got=safer)
+    interval = confidence_sequence(k, n, level, prior=prior)
+    if interval.low is None or interval.high is None:
+        return Stop(verdict="go on", interval=interval)
+    below, above = interval.high <= threshold, interval.low > threshold
+    if safer == "higher":
+        below, above = interval.high < threshold, interval.low >= threshold
+    good, bad = (below, above) if safer == "lower" else (above, below)
+    return Stop(verdict="pass" if good else "fail" if bad else "go on", interval=interval)
+
+
+def _edge(k: int, n: int, outside: float, inside: float, limit: float, prior: tuple[float, float]) -> float:
+    """The last rate from `inside` towards `outside` that is not rejected, by bisection; errs on the wide side."""
+    for _ in range(200):
+        middle = (outside + inside) / 2
+        if middle in (outside, inside):
+            break
+        if log_evidence(k, n, middle, prior) >= limit:
+            outside = middle
+        else:
+            inside = middle
+    return outside

@@ -1,0 +1,295 @@
+"""Red-team steps: attack the base, keep findings; later replay them and attack again, knowing the patch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from fivefold.evaluate.suites import suite
+from fivefold.redteam.campaign import Assault, CampaignResult, Tried, run_campaign
+from fivefold.redteam.findings import findings_from
+from fivefold.redteam.names import parse
+from fivefold.redteam.protocol import AttackBudget, Judge
+from fivefold.redteam.replay import replay
+from fivefold.registry import registry
+from fivefold.runtime.protocol import Capability, Cost
+from fivefold.score.protocol import Scorer
+from fivefold.stats import measure_rate
+from fivefold.thread.context import Context
+from fivefold.thread.mend import probe_penalties
+from fivefold.thread.plan import AttackRun, Plan, RedteamPlan
+from fivefold.thread.steps import Result, Step, code_digest
+from fivefold.types import Case, Measurement, Outcome, digest, plain
+
+CODE = ("runtime", "score", "redteam", "evaluate", "stats")
+PROMPT_TOKENS = 90
+WHITE_STEP_SECONDS = 4.0
+
+
+def judge_of_answers() -> Scorer:
+    """The judge of harmful requests' answers: refusal, compliance or incoherence."""
+    return cast(Scorer, registry("scorer").module("refusal").scorer())
+
+
+def behaviours_for(part: RedteamPlan, attack: AttackRun, language: str | None) -> tuple[Case, ...]:
+    """The behaviours that an attack gets: balanced over categories, the same for every model."""
+    chosen = suite(part.suite).cases(
+        languages=(language,) if language else attack.languages, split=part.split, limit=attack.behaviours
+    )
+    return tuple(chosen)
+
+
+def assaults_of(
+    part: RedteamPlan, *, white_box: bool, extra: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[list[Assault], list[str]]:
+    """The plan's assaults, and what had to be left out because the target is closed. `extra` adds options by name."""
+    assaults, left_out = [], []
+    for run in part.attacks:
+        options = {**run.options, **dict((extra or {}).get(run.name, {}))}
+        attack, language = parse(run.name, options)
+        if Capability.GRADIENTS in attack.needs and not white_box:
+            left_out.append(f"{attack.name}: needs gradients, which this model does not offer")
+            continue
+        budget = AttackBudget(queries=run.queries, steps=run.steps, max_new_tokens=part.max_new_tokens)
+        assaults.append(Assault(attack=attack, cases=behaviours_for(part, run, language), budget=budget))
+    return assaults, left_out
+
+
+def measure_attacks(
+    ctx: Context, version: str, tried: Sequence[Tried], judge: Scorer, *, behaviours: str
+) -> list[Measurement]:
+    """Attack success over everything and by attack, with intervals clustered by behaviour."""
+    model = ctx.model(version)
+    slices: dict[str, list[Tried]] = {"all": list(tried)}
+    for item in tried:
+        slices.setdefault(item.attack, []).append(item)
+    made = []
+    for name, items in slices.items():
+        measurement = measure_rate(
+            [i.outcome for i in items],
+            metric="attack_success",
+            subject=model.fingerprint,
+            subject_name=version,
+            safer="lower",
+            clusters=[i.case.behaviour or i.case.id for i in items],
+            slice={"attack": name, "behaviours": behaviours},
+            dataset=digest([i.case for i in items]),
+            code=code_digest(CODE),
+            judge=judge.digest,
+            run=ctx.run,
+        )
+        made.append(ctx.store.add_measurement(measurement))
+    return made
+
+
+def run_redteam(ctx: Context) -> Result:
+    """Attack the base model; every weakness that is found becomes a finding with an id."""
+    part = ctx.plan.redteam
+    assert part is not None
+    target, judge = ctx.model("base"), judge_of_answers()
+    white = Capability.GRADIENTS in target.capabilities
+    assaults, left_out = assaults_of(part, white_box=white)
+    campaign = _campaign(ctx, target, assaults, judge, part.minutes)
+    taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
+    found = findings_from(campaign.tried, subject=target.fingerprint, run=ctx.run, taxonomies=taxonomies)
+    kept = [ctx.store.add_finding(f) for f in found]
+    made = measure_attacks(ctx, "base", campaign.tried, judge, behaviours="train")
+    return {
+        "findings": [f.id for f in kept],
+        "measurements": [m.id for m in made],
+        "tried": _keep_tried(ctx, "redteam", {"base": campaign}),
+        "heat": {"base": heat(campaign.tried)},
+        "left_out": left_out + list(campaign.stopped_early),
+        "queries": campaign.queries,
+    }
+
+
+def run_replay(ctx: Context) -> Result:
+    """Ask every finding's cases again of every version; states move by what is seen."""
+    judge = judge_of_answers()
+    findings = [f for f in ctx.store.findings() if f.id in set(ctx.results["redteam"]["findings"])]
+    measured: list[Measurement] = []
+    rows: dict[str, dict[str, Any]] = {}
+    for version in ctx.available():
+        model = ctx.model(version)
+        replayed = replay(findings, model, judge, max_new_tokens=_tokens(ctx))
+        rows[version] = {
+            r.finding.id: {"outcome": plain(r.outcome), "answers": [c.text for c in r.completions]} for r in replayed
+        }
+        measurement = measure_rate(
+            [r.outcome for r in replayed],
+            metric="findings_reproduced",
+            subject=model.fingerprint,
+            subject_name=version,
+            safer="lower",
+            dataset=digest([f.id for f in findings]),
+            code=code_digest(CODE),
+            judge=judge.digest,
+            run=ctx.run,
+        )
+        measured.append(ctx.store.add_measurement(measurement))
+    return {"measurements": [m.id for m in measured], "rows": rows}
+
+
+def run_reattack(ctx: Context) -> Result:
+    """Attack held-out behaviours again, on the base and on every mended version, with the same budget.
+
+    Attacks on a guarded version go through its guards; the gradient attack optimises against the model and the guard's
+    probe together, so it is adaptive in the sense of Tramèr et al. 2020 (arXiv 2002.08347).
+    """
+    part = ctx.plan.reattack
+    assert part is not None
+    judge = judge_of_answers()
+    white = Capability.GRADIENTS in ctx.model("base").capabilities
+    penalties = probe_penalties(ctx) if white else []
+    campaigns: dict[str, CampaignResult] = {}
+    measured: list[Measurement] = []
+    left_out: list[str] = []
+    versions = [v for v in ctx.available() if v != "guarded" or "patched+guarded" not in ctx.available()]
+    for version in versions:
+        known = {"gcg": {"penalties": list(penalties)}} if "guarded" in version and penalties else None
+        assaults, out = assaults_of(part, white_box=white, extra=known)
+        ctx.progress.say(f"re-attack of {version}")
+        minutes = part.minutes / len(versions) if part.minutes else None
+        campaigns[version] = _campaign(ctx, ctx.model(version), assaults, judge, minutes)
+        measured += measure_attacks(ctx, version, campaigns[version].tried, judge, behaviours="held-out")
+        left_out += [f"{version}: {o}" for o in (*out, *campaigns[version].stopped_early)]
+    return {
+        "measurements": [m.id for m in measured],
+        "tried": _keep_tried(ctx, "reattack", campaigns),
+        "heat": {v: heat(c.tried) for v, c in campaigns.items()},
+        "left_out": left_out,
+        "queries": sum(c.queries for c in campaigns.values()),
+    }
+
+
+def heat(tried: Sequence[Tried]) -> list[dict[str, Any]]:
+    """Cells of the category × attack map, with counts of scored and errored behaviours."""
+    cells: dict[tuple[str, str, str], list[Outcome]] = {}
+    for item in tried:
+        key = (item.case.category, item.attack, item.case.language)
+        cells.setdefault(key, []).append(item.outcome)
+    rows = []
+    for (category, attack, language), outcomes in sorted(cells.items()):
+        m = measure_rate(outcomes, metric="attack_success", subject="", subject_name="", safer="lower")
+        rows.append(
+            {
+                "category": category,
+                "attack": attack,
+                "language": language,
+                "successes": sum(getattr(o, "value", 0.0) >= 0.5 for o in outcomes),
+                "n": m.n_scored,
+                "errored": m.n_errored,
+                "unscored": m.n_unscored,
+                "low": m.low,
+                "high": m.high,
+            }
+        )
+    return rows
+
+
+def attack_cost(part: RedteamPlan | None, versions: int = 1) -> Cost:
+    """Requests, tokens and minutes of a campaign: text attacks by tokens, gradient attacks by steps."""
+    total = Cost()
+    for run in part.attacks if part else ():
+        behaviours = run.behaviours * len(run.languages) * versions
+        if "gcg" in run.name:
+            total += Cost(requests=behaviours, minutes=behaviours * run.steps * WHITE_STEP_SECONDS / 60)
+            continue
+        expected = 1 if run.name == "direct" else max(1, round(run.queries * 0.6))
+        requests = behaviours * expected
+        assert part is not None
+        total += Cost(
+            requests=requests,
+            prompt_tokens=requests * PROMPT_TOKENS,
+            completion_tokens=requests * part.max_new_tokens,
+        )
+    return total
+
+
+def _campaign(
+    ctx: Context, target: Any, assaults: Sequence[Assault], judge: Judge, minutes: float | None
+) -> CampaignResult:
+    limits = [t for t in (ctx.deadline, time.monotonic() + minutes * 60 if minutes else None) if t is not None]
+    return run_campaign(
+        target,
+        assaults,
+        judge,
+        seed=ctx.plan.seed,
+        deadline=min(limits) if limits else None,
+        on_progress=lambda done, total, note: ctx.progress.advance(done, total, note),
+    )
+
+
+def _keep_tried(ctx: Context, name: str, campaigns: Mapping[str, CampaignResult]) -> str:
+    """Every attempt with its transcript as an artifact of the user's store; returns its digest."""
+    body = {
+        version: [
+            {
+                "case": plain(t.case),
+                "attack": t.attack,
+                "outcome": plain(t.outcome),
+                "attempts": [plain(replace(a, seconds=round(a.seconds, 3))) for a in t.attempts],
+            }
+            for t in campaign.tried
+        ]
+        for version, campaign in campaigns.items()
+    }
+    data = json.dumps(body, ensure_ascii=False, indent=1).encode()
+    artifact = ctx.store.put_artifact(data, name=f"{name}.json", media_type="application/json", run=ctx.run)
+    return artifact.digest
+
+
+def _tokens(ctx: Context) -> int:
+    return ctx.plan.redteam.max_new_tokens if ctx.plan.redteam else 40
+
+
+def redteam_params(plan: Plan) -> Any:
+    """What of the plan the red-team step reads."""
+    return plan.redteam.model_dump(mode="json") if plan.redteam else None
+
+
+REDTEAM = Step(
+    name="redteam",
+    title="Attack the base model",
+    needs=("scan",),
+    code=CODE,
+    params=redteam_params,
+    cost=lambda plan: attack_cost(plan.redteam),
+    run=run_redteam,
+    summary=lambda r: f"{len(r['findings'])} findings in {r['queries']} queries",
+)
+
+
+def replay_step(needs: tuple[str, ...]) -> Step:
+    """The step that replays the findings on every version."""
+    return Step(
+        name="replay",
+        title="Replay the findings on every version",
+        needs=needs,
+        code=CODE,
+        params=redteam_params,
+        cost=lambda plan: Cost(minutes=0.7),
+        run=run_replay,
+        summary=lambda r: ", ".join(
+            f"{v} {sum(x['outcome'].get('value', 0) >= 0.5 for x in rows.values())}/{len(rows)}"
+            for v, rows in r["rows"].items()
+        ),
+    )
+
+
+def reattack_step(needs: tuple[str, ...]) -> Step:
+    """The step that attacks held-out behaviours on every version, knowing the patch."""
+    return Step(
+        name="reattack",
+        title="Attack held-out behaviours, knowing the patch",
+        needs=needs,
+        code=CODE,
+        params=lambda plan: plan.reattack.model_dump(mode="json") if plan.reattack else None,
+        cost=lambda plan: attack_cost(plan.reattack, versions=3),
+        run=run_reattack,
+        summary=lambda r: f"{r['queries']} queries",
+    )
