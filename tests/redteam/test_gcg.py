@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from _tiny import tiny_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from _tiny import tiny_folder
 from fivefold.errors import CapabilityError, ModelError, UnknownNameError, UsageError
 from fivefold.redteam._gcg_forward import Packed, Plain
 from fivefold.redteam._gcg_objective import Objective
@@ -395,6 +395,12 @@ def test_steps_and_queries_are_bounds(model: Any, steps: int, queries: int) -> N
     assert max(a.metadata["step"] for a in attempts) <= steps
     suffixes = [a.metadata["suffix"] for a in attempts]
     assert len(suffixes) == len(set(suffixes))
+
+
+def test_tests_come_as_often_as_asked(model: Any) -> None:
+    steps = [a.metadata["step"] for a in run(model, check_every=3, budget={"steps": 7, "queries": 9})]
+    assert len(steps) == 3 and all(s <= at for s, at in zip(steps, (3, 6, 7), strict=True))
+    assert len(run(model, budget={"steps": 6, "queries": 3})) == 3
 
 
 def test_no_queries_no_attempts(model: Any) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fivefold.errors import ModelError
 from fivefold.redteam._gcg_prompt import Ids
 from fivefold.runtime._attention import Block, Plan, Prefix
 from fivefold.runtime._forward import Engine
@@ -116,26 +117,33 @@ class Plain:
         ids = torch.tensor([rows[i][group.start :] for i in group.members], device=device)
         return [self.forward(stem.cut(group.start), input_ids=ids)[0]]
 
-    def forward(self, stem: Stem, **tokens: Tensor) -> tuple[Reading, Any]:
-        """Reading and filled cache of `input_ids` [g, t] or `inputs_embeds` [g, t, W] that follow `stem`."""
+    def forward(self, stem: Stem, *, keep: bool = False, **tokens: Tensor) -> tuple[Reading, Any]:
+        """Reading of `input_ids` [g, t] or `inputs_embeds` [g, t, W] that follow `stem`; with `keep` also the filled
+        cache."""
         (batch,) = tokens.values()
+        past: dict[str, Any] = {"use_cache": False}
+        if stem.length or keep:
+            past = {"use_cache": True, "past_key_values": stem.cache(len(batch))}
         with watching(self.layers, self.watched) as streams:
-            out = self.module(
-                **tokens,
-                past_key_values=stem.cache(len(batch)),
-                use_cache=True,
-                logits_to_keep=self.n_goal,
-            )
-        return Reading(out.logits[:, -self.n_goal :].float(), streams), out.past_key_values
+            out = self.module(**tokens, **past, logits_to_keep=self.n_goal)
+        return Reading(out.logits[:, -self.n_goal :].float(), streams), past.get("past_key_values")
 
-    def stem(self, cache: Any, before: Stem, streams: Mapping[int, Tensor]) -> Stem:
-        """Everything that `cache` holds after a forward of one sequence that followed `before`."""
-        keys = tuple(layer.keys.detach() for layer in cache.layers)
-        joined = {
+    def stem(self, cache: Any, before: Stem, reading: Reading, length: int) -> Stem:
+        """The first `length` tokens of a sequence after a forward that followed `before` and filled `cache`."""
+        keys = [getattr(layer, "keys", None) for layer in cache.layers]
+        if len(keys) != len(self.layers) or not all(
+            k is not None and k.ndim == 4 and k.shape[2] >= length for k in keys
+        ):
+            raise ModelError(
+                f"{type(self.module).__name__} does not keep keys and values of every token, so nothing can be shared",
+                next_step="run gcg with use_prefix_cache: false",
+            )
+        streams = {
             layer: torch.cat([before.streams[layer], s[0].detach()]) if before.length else s[0].detach()
-            for layer, s in streams.items()
+            for layer, s in reading.streams.items()
         }
-        return Stem(keys[0].shape[2], keys, tuple(layer.values.detach() for layer in cache.layers), joined)
+        filled = tuple(layer.keys.detach() for layer in cache.layers), tuple(x.values.detach() for x in cache.layers)
+        return Stem(length, *filled, streams).cut(length)
 
 
 @dataclass(eq=False)

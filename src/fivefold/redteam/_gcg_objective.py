@@ -66,7 +66,7 @@ class Objective:
         self.module: Any = prompt.model.module
         self.embedding: Any = self.module.get_input_embeddings()
         self.device: torch.device = self.embedding.weight.device
-        self.limit = batch_tokens or (1536 if self.device.type == "cpu" else 16384)
+        self.limit = batch_tokens or (1024 if self.device.type == "cpu" else 16384)
         layers = decoder_layers(self.module)
         for penalty in penalties:
             penalty.check(len(layers), prompt.model.d_model)
@@ -88,9 +88,10 @@ class Objective:
     @torch.no_grad()
     def _root(self) -> Stem:
         """The template and the request, computed once."""
-        reading, cache = self.plain.forward(Stem(), input_ids=self._ids(self.prompt.before)[None])
-        self.tokens += len(self.prompt.before)
-        return self.plain.stem(cache, Stem(), reading.streams)
+        before = self._ids(self.prompt.before)
+        reading, cache = self.plain.forward(Stem(), keep=True, input_ids=before[None])
+        self.tokens += len(before)
+        return self.plain.stem(cache, Stem(), reading, len(before))
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(list(ids), dtype=torch.long, device=self.device)
@@ -120,13 +121,13 @@ class Objective:
             fed = self.embedding(self._ids(row[root.length :])).detach()
             slot = fed[first : first + len(suffix)].clone().requires_grad_()
             inputs = torch.cat([fed[:first], slot, fed[first + len(suffix) :]])[None]
-            reading, cache = self.plain.forward(root, inputs_embeds=inputs)
+            reading, cache = self.plain.forward(root, keep=self.use_prefix_cache, inputs_embeds=inputs)
             losses = self._losses(reading, root.length, root)
             (slope,) = torch.autograd.grad(losses.total.sum(), slot)
         self.tokens += len(row) - root.length
         stem = Stem()
         if self.use_prefix_cache:
-            stem = self.plain.stem(cache, root, reading.streams).cut(len(self.prompt.before) + len(suffix))
+            stem = self.plain.stem(cache, root, reading, len(self.prompt.before) + len(suffix))
         return Point(suffix, _detached(losses), slope @ self.table.T.to(slope.dtype), stem)
 
     @torch.no_grad()

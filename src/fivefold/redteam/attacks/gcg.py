@@ -65,7 +65,7 @@ class GCGConfig:
     use_prefix_cache: bool = True
     """Compute what candidates share once. Off: every sequence whole, several times slower, for comparison."""
     batch_tokens: int | None = None
-    """Tokens a forward over candidates; None is 1536 on a CPU, 16384 on a GPU."""
+    """Tokens a forward over candidates; None is 1024 on a CPU, 16384 on a GPU."""
     allow_non_ascii: bool = False
     """Let suffixes hold tokens that are not printable ASCII."""
     penalties: tuple[DirectionPenalty, ...] = ()

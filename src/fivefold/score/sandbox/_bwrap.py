@@ -129,7 +129,7 @@ def _unprivileged() -> list[str]:
     become = [tool("setpriv"), *drop, "--"]
     if _python_in_usr():
         return become
-    bind = f"{tool('mount')} --bind \"$1\" \"$2\" && shift 2 && exec \"$@\""
+    bind = f'{tool("mount")} --bind "$1" "$2" && shift 2 && exec "$@"'
     private = [tool("unshare"), "--mount", "--propagation", "private", "--", "/bin/sh", "-c", bind, "sh"]
     return [*private, str(_python_prefix()), _within_reach(), *become]
 

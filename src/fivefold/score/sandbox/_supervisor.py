@@ -57,25 +57,14 @@ def _serve(answers: BinaryIO, request: dict[str, Any], body: bytes) -> None:
             b"",
         )
     except Exception as error:
-        header, out = {"error": f"{type(error).__name__}: {error}"}, b""
+        header, out = {"error": str(error) or type(error).__name__}, b""
     _answer(answers, {**header, "id": request["id"]}, out)
 
 
 def _exec(request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
     if not os.path.isdir(request["cwd"]):
         return {"returncode": 126, "split": 0}, f"cannot enter {request['cwd']}: no such folder\n".encode()
-    with _starting:
-        child = subprocess.Popen(
-            [*request["prefix"], *request["cmd"]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=request["cwd"],
-            env={**os.environ, **request["env"]},
-            start_new_session=True,
-            bufsize=0,
-        )
-        _mine.add(child.pid)
+    child = _start(request)
     try:
         ended, outputs = _pump(child, body, request["seconds"], request["output_bytes"])
     finally:
@@ -90,13 +79,32 @@ def _exec(request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
     return {"returncode": code, "killed_by": ended, "split": len(outputs[0])}, b"".join(outputs)
 
 
+def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
+    with _starting:
+        try:
+            child = subprocess.Popen(
+                [*request["prefix"], *request["cmd"]],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=request["cwd"],
+                env={**os.environ, **request["env"]},
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise RuntimeError(f"no process could be started: {error.strerror}") from error
+        _mine.add(child.pid)
+        return child
+
+
 def _pump(child: subprocess.Popen[bytes], body: bytes, seconds: float, limit: int) -> tuple[str | None, list[bytes]]:
     """Feed and read until the child has ended and its output with it; the limit that was passed, and both outputs.
 
     A process left in the background may hold the output open: it gets a moment after the child's end, no more.
     """
     assert child.stdin and child.stdout and child.stderr
-    outputs = [bytearray(), bytearray()]
+    outputs, left = [bytearray(), bytearray()], memoryview(body)
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for i, stream in enumerate((child.stdout, child.stderr)):
@@ -107,7 +115,7 @@ def _pump(child: subprocess.Popen[bytes], body: bytes, seconds: float, limit: in
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(0.02):
                 if key.data == 2:
-                    body = _feed(selector, child.stdin, body)
+                    left = _feed(selector, child.stdin, left)
                 elif data := os.read(key.fd, 65536):
                     outputs[key.data] += data
                 else:
@@ -122,17 +130,17 @@ def _pump(child: subprocess.Popen[bytes], body: bytes, seconds: float, limit: in
     return (None if child.poll() is not None else "time"), [bytes(out) for out in outputs]
 
 
-def _feed(selector: selectors.BaseSelector, stdin: Any, body: bytes) -> bytes:
+def _feed(selector: selectors.BaseSelector, stdin: Any, left: memoryview) -> memoryview:
     try:
-        body = body[os.write(stdin.fileno(), body[:65536]) :] if body else b""
+        left = left[os.write(stdin.fileno(), left[:65536]) :] if left else left
     except BlockingIOError:
-        return body
+        return left
     except BrokenPipeError:
-        body = b""
-    if not body:
+        left = left[:0]
+    if not left:
         selector.unregister(stdin)
         stdin.close()
-    return body
+    return left
 
 
 def _read(request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:

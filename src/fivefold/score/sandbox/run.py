@@ -39,7 +39,7 @@ def run_sandboxed(
         raise SandboxError("no command to run in the sandbox")
     contents = {f"{WORK}/{name}": data for name, data in checked(files).items()}
     with started(command, limits, files=contents, env=env) as process:
-        run = _Run(process=process, stdin=stdin, deadline=time.monotonic() + limits.seconds)
+        run = _Run(process=process, stdin=memoryview(stdin), deadline=time.monotonic() + limits.seconds)
         run.until_done()
     return run.result()
 
@@ -65,7 +65,7 @@ class _Run:
     """Feeds a sandbox's input and reads its output until it ends or passes a limit."""
 
     process: Process
-    stdin: bytes
+    stdin: memoryview
     deadline: float
     output: dict[str, bytes] = field(default_factory=lambda: {"stdout": b"", "stderr": b""})
     killed_by: KilledBy | None = None
@@ -151,7 +151,7 @@ class _Run:
         except BlockingIOError:
             return
         except BrokenPipeError:
-            self.stdin = b""
+            self.stdin = self.stdin[:0]
         if not self.stdin:
             selector.unregister(descriptor)
             assert self.process.popen.stdin
