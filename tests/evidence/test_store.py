@@ -95,7 +95,7 @@ def test_what_json_cannot_say_is_refused_and_leaves_nothing(store, value):
     assert store.head() == before
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     body=st.dictionaries(
         st.text(max_size=8),
