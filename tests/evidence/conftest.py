@@ -11,7 +11,6 @@ from fivefold.evidence import Store
 from fivefold.evidence.schema import TRIGGERS
 from fivefold.types import Finding, Measurement, Message, Reproduction, Taxonomy
 
-
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import settings
 from scipy import stats as reference
 
-
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
