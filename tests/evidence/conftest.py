@@ -5,10 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fivefold.evidence import Store
 from fivefold.evidence.schema import TRIGGERS
 from fivefold.types import Finding, Measurement, Message, Reproduction, Taxonomy
+
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)

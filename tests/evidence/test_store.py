@@ -90,12 +90,13 @@ def test_get_says_when_nothing_is_there(store):
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), "\ud800"])
 def test_what_json_cannot_say_is_refused_and_leaves_nothing(store, value):
     before = store.head()
-    with pytest.raises(StoreError, match="cannot be stored"):
-        store.append("note", {"v": value})
+    for write in (store.append, lambda kind, body: store.finish_step("k", kind, body)):
+        with pytest.raises(StoreError, match="cannot be stored"):
+            write("note", {"v": value})
     assert store.head() == before
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     body=st.dictionaries(
         st.text(max_size=8),
@@ -168,6 +169,16 @@ def test_measurements_are_filtered_and_the_last_of_a_kind_counts(store, measurem
     assert store.measurements(slice={"language": "ja"}) == [other]
     assert store.measurements(metric="none") == []
     assert store.measurements("r9") == []
+
+
+def test_many_measurements_at_once_are_all_or_none(store, measurement):
+    batch = [measurement(slice={"i": str(i)}) for i in range(5)]
+    assert store.add_measurements(batch) == store.measurements() == store.add_measurements(batch)
+    before = store.head()
+    with pytest.raises(StoreError, match="cannot be stored"):
+        store.add_measurements([measurement(slice={"i": "new"}), measurement(metadata={"x": object()})])
+    assert store.head() == before and store.add_measurements([]) == []
+    assert verify(store).ok
 
 
 def test_a_measurement_without_estimate_stays_without(store, measurement):

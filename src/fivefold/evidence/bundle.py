@@ -11,6 +11,7 @@ A bundle is a zip of
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import stat
@@ -90,11 +91,13 @@ def verify_bundle(path: Path, *, public_key: str | None = None, limits: Limits |
     """
     found = Findings()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             _check_shape(archive, limits or Limits())
             _check_bundle(archive, public_key, found)
     except OSError as error:
-        raise store_error(error, str(path), "read") from error
+        if error.errno != errno.EINVAL:
+            raise store_error(error, str(path), "read") from error
+        found.add("bad bundle", "an entry points to a place that the file does not have")
     except TamperedError as error:
         found.add("bad bundle", error.what)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, NotImplementedError, EOFError) as error:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from fivefold.errors import TamperedError
 from fivefold.evidence.chain import body_text, now
@@ -44,9 +43,8 @@ class CompletionCache:
         rows = [_row(key, value) for key, value in values.items()]
         if not rows:
             return
-        insert = sqlite.insert if self.database.sqlite else postgresql.insert
         with self.database.write(durable=False) as conn:
-            conn.execute(insert(completions).on_conflict_do_nothing(), rows)
+            conn.execute(_insert_new(self.database.sqlite), rows)
 
     def forget(self, model: str) -> int:
         """Drop what a model (by fingerprint) answered; how many values that were."""
@@ -57,6 +55,16 @@ class CompletionCache:
         """How many values are remembered."""
         with self.database.read() as conn:
             return conn.execute(sa.select(sa.func.count()).select_from(completions)).scalar_one()
+
+
+def _insert_new(sqlite: bool) -> sa.Insert:
+    """Insert where the key is not there yet."""
+    if sqlite:
+        return completions.insert().prefix_with("OR IGNORE")
+    # Imported here: this dialect costs as much to import as the rest of the store, and few use it.
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(completions).on_conflict_do_nothing()
 
 
 def _row(key: str, value: Mapping[str, Any]) -> dict[str, str]:

@@ -12,13 +12,13 @@ from fivefold.errors import StoreError
 from fivefold.evidence import typed
 from fivefold.evidence.artifacts import Artifact, ArtifactFolder
 from fivefold.evidence.cache import CompletionCache
-from fivefold.evidence.chain import Record, record_to_json
+from fivefold.evidence.chain import Record, body_text, record_to_json
 from fivefold.evidence.database import Database, store_error
 from fivefold.evidence.heads import Head, Heads
 from fivefold.evidence.keys import signer_for
 from fivefold.evidence.ledger import Ledger, Writer, matches
 from fivefold.evidence.signing import Signer, public_pem, sign_statement
-from fivefold.types import Finding, Measurement, ModelVersion, Status, digest
+from fivefold.types import Finding, Measurement, ModelVersion, Status, digest_bytes
 
 DATABASE = "evidence.db"
 HEADS = "heads.jsonl"
@@ -154,15 +154,21 @@ class Store:
 
     def finish_step(self, key: str, name: str, result: Mapping[str, Any], *, run: str = "") -> Record:
         """Record that a step is done, with its result and the digest of it."""
-        body = {"key": key, "name": name, "status": "done", "result": result, "outcomes": digest(result)}
+        outcomes = digest_bytes(body_text("step", result).encode())
+        body = {"key": key, "name": name, "status": "done", "result": result, "outcomes": outcomes}
         return self.append("step", body, run=run)
 
     # Nouns
 
     def add_measurement(self, measurement: Measurement) -> Measurement:
         """Record a measurement, once per run; the same with its id filled in."""
-        record = self.append_once("measurement", typed.body_of(measurement), run=measurement.run)
-        return typed.measurement_of(record)
+        return self.add_measurements([measurement])[0]
+
+    def add_measurements(self, measurements: Sequence[Measurement]) -> list[Measurement]:
+        """Record several measurements in one transaction: all of them or, after a kill, none."""
+        with self._writing() as writer:
+            records = [writer.append_once("measurement", typed.body_of(m), m.run) for m in measurements]
+        return [typed.measurement_of(r) for r in records]
 
     def measurements(self, run: str | None = None, *, history: bool = False, **filters: Any) -> list[Measurement]:
         """Measurements whose fields have these values (`slice={"language": "ko"}` matches any slice with it). Of those

@@ -25,7 +25,10 @@ from fivefold.types import (
 
 def body_of(value: Measurement | Finding | ModelVersion) -> dict[str, Any]:
     """The noun as a record's body."""
-    body = plain(value)
+    try:
+        body = plain(value)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"this {type(value).__name__} cannot be stored", got=error) from error
     assert isinstance(body, dict)
     return body
 

@@ -1,6 +1,6 @@
 """Intervals, paired tests, power, multiple comparisons and correction for judge error. Pure functions."""
 
-from fivefold.stats.aggregate import correct_rate, measure_change, measure_mean, measure_rate
+from fivefold.stats.aggregate import correct_rate, measure_change, measure_mean, measure_rate, more_cases
 from fivefold.stats.clustered import (
     cluster_bootstrap,
     clustered_mean,
@@ -65,6 +65,7 @@ __all__ = [
     "measure_change",
     "measure_mean",
     "measure_rate",
+    "more_cases",
     "n_for_paired",
     "n_for_rate",
     "n_for_zero_failures",

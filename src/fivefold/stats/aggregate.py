@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from fivefold.stats.clustered import clustered_mean, clustered_rate, effective_n
 from fivefold.stats.intervals import Floats, Interval, mean_interval, nothing
 from fivefold.stats.judge import Confusion, rogan_gladen
 from fivefold.stats.paired import flipped, mcnemar_p, pair, paired_difference
+from fivefold.stats.power import cases_to_clear
 from fivefold.types import Errored, Measurement, Outcome, Safer, Scored, Unscored
 
 
@@ -152,6 +154,30 @@ def correct_rate(raw: Measurement, judge: Confusion) -> Measurement:
         corrects=raw.id,
         id="",
     )
+
+
+def more_cases(measured: Measurement, threshold: float, safer: Safer) -> int | None:
+    """About how many more cases of the same kind, with the same estimate and clustering, until the worse end of the
+    interval meets `threshold`; 0 when it does. None when nothing was measured, or the estimate is on the wrong side.
+
+    Wilson intervals are solved for n at their effective number of cases; others narrow as 1 / sqrt(n).
+    """
+    m = measured
+    end = m.high if safer == "lower" else m.low
+    if m.estimate is None or end is None or safer == "neither":
+        return None
+    gap, width = threshold - m.estimate, end - m.estimate
+    if safer == "higher":
+        gap, width = -gap, -width
+    if width <= gap:
+        return 0
+    if gap <= 0:
+        return None
+    if m.method.startswith("wilson") and 0 < threshold < 1:
+        effective = float(m.metadata.get("effective_n", m.n_scored))
+        more = cases_to_clear(m.estimate * effective, effective, threshold, safer, m.level)
+        return None if more is None else math.ceil(more * m.n_scored / effective)
+    return max(1, math.ceil(m.n_scored * ((width / gap) ** 2 - 1)))
 
 
 def _scored(outcomes: Sequence[Outcome], clusters: Sequence[Hashable] | None) -> tuple[Floats, list[Hashable] | None]:

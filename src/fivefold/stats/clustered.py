@@ -104,7 +104,9 @@ def effective_n(values: ArrayLike, clusters: Sequence[Hashable], level: float = 
     x = finite(values)
     p, variance = float(x.mean()), float(x.var())
     worth = 1.0 if variance == 0 else p * (1 - p) / variance
-    if not math.isclose(worth, 1.0):
+    if math.isclose(worth, 1.0):
+        worth = 1.0
+    else:
         t = float(stdtrit(max(1, x.size - 1), (1 + level) / 2))
         worth = max(1.0, worth * (z_of(level) / t) ** 2)
     return max(1.0, x.size * worth * effective_share(x, clusters, level))

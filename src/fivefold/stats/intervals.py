@@ -26,6 +26,9 @@ from fivefold.types import Outcome, Scored
 
 Floats: TypeAlias = NDArray[np.float64]
 
+BLOCK = 4_000_000
+"""Numbers that a bootstrap draws at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -126,9 +129,16 @@ def rate(
 
 
 def _bca(x: Floats, level: float, seed: int, resamples: int) -> tuple[float, float]:
-    rng = np.random.default_rng(seed)
-    means = np.array([x[rng.integers(0, x.size, x.size)].mean() for _ in range(resamples)])
+    means = bootstrap_means(x, seed, resamples)
     return bca_limits(means, float(x.mean()), (x.sum() - x) / (x.size - 1), level)
+
+
+def bootstrap_means(x: Floats, seed: int, resamples: int) -> Floats:
+    """Means of `resamples` samples of x with replacement, drawn in blocks that fit in memory."""
+    rng = np.random.default_rng(seed)
+    block = max(1, min(resamples, BLOCK // x.size))
+    sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
+    return np.concatenate([x[rng.integers(0, x.size, (size, x.size))].mean(axis=1) for size in sizes])
 
 
 def bca_limits(replicates: Floats, estimate: float, jackknife: Floats, level: float) -> tuple[float, float]:

@@ -26,7 +26,17 @@ from scipy.special import bdtr
 
 from fivefold.errors import UsageError
 from fivefold.stats.clustered import cluster_bootstrap, effective_share
-from fivefold.stats.intervals import Floats, Interval, bca_limits, check_counts, finite, nothing, wilson_limits, z_of
+from fivefold.stats.intervals import (
+    Floats,
+    Interval,
+    bca_limits,
+    bootstrap_means,
+    check_counts,
+    finite,
+    nothing,
+    wilson_limits,
+    z_of,
+)
 from fivefold.types import Outcome, Safer, Scored
 
 PairedMethod: TypeAlias = Literal["tango", "newcombe", "bootstrap"]
@@ -195,8 +205,7 @@ def paired_bootstrap(
         return Interval(estimate=estimate, low=None, high=None, level=level, n=d.size, method=name, reason=reason)
     if clusters is not None:
         return cluster_bootstrap(lambda i: float(d[i].mean()), clusters, level, seed=seed, resamples=resamples)
-    rng = np.random.default_rng(seed)
-    means = np.array([d[rng.integers(0, d.size, d.size)].mean() for _ in range(resamples)])
+    means = bootstrap_means(d, seed, resamples)
     low, high = bca_limits(means, float(d.mean()), (d.sum() - d) / (d.size - 1), level)
     return Interval(estimate=float(d.mean()), low=low, high=high, level=level, n=d.size, method=name)
 

@@ -73,7 +73,7 @@ def n_for_rate(p: float, threshold: float, safer: Safer, *, power: float = 0.8, 
     return _first_lasting(lambda n: power_rate(p, threshold, n, safer, level) >= power)
 
 
-def cases_to_clear(k: float, n: int, threshold: float, safer: Safer, level: float = 0.95) -> int | None:
+def cases_to_clear(k: float, n: float, threshold: float, safer: Safer, level: float = 0.95) -> int | None:
     """How many more cases, with the rate seen so far, until the Wilson bound meets `threshold`.
 
     0 when it does already. None when the estimate is on the wrong side of the threshold, or exactly on it: then more
@@ -87,10 +87,10 @@ def cases_to_clear(k: float, n: int, threshold: float, safer: Safer, level: floa
     z = z_of(level)
     # The score interval's end is t exactly when (p - t)² = z² t (1 - t) / n.
     needed = z * z * threshold * (1 - threshold) / (p - threshold) ** 2
-    total = max(n, math.ceil(needed - 1e-9), 1)
-    while not _meets(wilson_limits(p, total, z), threshold, safer):
-        total += 1  # rounding may leave the closed form one case short
-    return total - n
+    more = max(0 if n else 1, math.ceil(needed - n - 1e-9))
+    while not _meets(wilson_limits(p, n + more, z), threshold, safer):
+        more += 1  # rounding may leave the closed form one case short
+    return more
 
 
 def power_paired(only_first: float, only_second: float, n: int, level: float = 0.95) -> float:

@@ -49,9 +49,7 @@ def log_evidence(k: int, n: int, rate: float, prior: tuple[float, float] = PRIOR
 
     If `rate` is the truth, the chance that this ever exceeds log(1 / alpha) is at most alpha.
     """
-    a, b = prior
-    mixed = float(betaln(a + k, b + n - k) - betaln(a, b))
-    return mixed - float(xlogy(k, rate) + xlog1py(n - k, -rate))
+    return _log_mixture(k, n, prior) - float(xlogy(k, rate) + xlog1py(n - k, -rate))
 
 
 def confidence_sequence(k: int, n: int, level: float = 0.95, *, prior: tuple[float, float] = PRIOR) -> Interval:
@@ -84,13 +82,19 @@ def may_stop(
     return Stop(verdict="pass" if good else "fail" if bad else "go on", interval=interval)
 
 
+def _log_mixture(k: int, n: int, prior: tuple[float, float]) -> float:
+    a, b = prior
+    return float(betaln(a + k, b + n - k) - betaln(a, b))
+
+
 def _edge(k: int, n: int, outside: float, inside: float, limit: float, prior: tuple[float, float]) -> float:
     """The last rate from `inside` towards `outside` that is not rejected, by bisection; errs on the wide side."""
+    mixed = _log_mixture(k, n, prior)
     for _ in range(200):
         middle = (outside + inside) / 2
         if middle in (outside, inside):
             break
-        if log_evidence(k, n, middle, prior) >= limit:
+        if mixed - k * math.log(middle) - (n - k) * math.log1p(-middle) >= limit:
             outside = middle
         else:
             inside = middle
