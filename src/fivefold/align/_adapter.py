@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 
 from fivefold.errors import TrainingError, UsageError
+from fivefold.runtime import _attention
+from fivefold.runtime._structure import decoder_layers, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +37,6 @@ class Lora:
     """Weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353)."""
 
 
-def decoder_layers(module: nn.Module) -> nn.ModuleList:
-    """The decoder layers: the longest list of modules of one class."""
-    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len({type(x) for x in m}) == 1]
-    if not lists:
-        raise TrainingError(f"{type(module).__name__} has no list of decoder layers")
-    return max(lists, key=len)
-
-
 def target_names(layer: nn.Module, targets: str) -> list[str]:
     """Names of the linear maps inside one decoder layer, by whether an attention module holds them."""
     found = []
@@ -57,31 +52,21 @@ def target_names(layer: nn.Module, targets: str) -> list[str]:
     return sorted(set(found))
 
 
-@contextmanager
-def adapted(module: Any, lora: Lora | None, start: Path | None = None) -> Iterator[Any]:
-    """`module` made trainable: with a fresh adapter, one loaded from `start`, or (None) all its own weights.
+def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None) -> Any:
+    """A model to train that leaves `module` alone: with a fresh adapter, one loaded from `start`, or none at all.
 
-    Yields the peft model, or the module itself. On leaving, adapters are off, every parameter requires the gradient
-    it required before, and the mode is restored; a full fine-tune leaves its new weights in the module.
+    With an adapter the copy shares the base weights, which stay frozen; without one (full fine-tune) it has weights of
+    its own. The copy attends through the runtime's packed attention.
     """
     if any(hasattr(m, "lora_A") for m in module.modules()):
         raise TrainingError(
-            "the model already carries an adapter", next_step="train the base and pass the adapter folder as `start`"
+            "the model already carries an adapter", next_step="train the base, with the adapter's folder as `start`"
         )
-    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
-    mode = module.training
-    trained = _attach(module, lora, start) if lora or start else module.requires_grad_(True)
-    try:
-        yield trained
-    finally:
-        if trained is not module:
-            trained.unload()
-            if hasattr(module, "peft_config"):
-                del module.peft_config
-        for name, p in module.named_parameters():
-            p.requires_grad_(wanted[name])
-            p.grad = None
-        module.train(mode)
+    copied: Any = copy.deepcopy(module) if lora is None and start is None else share(module)
+    copied.set_attn_implementation(_attention.NAME)
+    if lora is None and start is None:
+        return copied.requires_grad_(True)
+    return _attach(copied.requires_grad_(False), lora, start)
 
 
 def _attach(module: Any, lora: Lora | None, start: Path | None) -> Any:
@@ -115,6 +100,11 @@ def adapter_off(trained: Any) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def causal_lm(trained: Any) -> Any:
+    """The causal LM inside a peft model, or the model itself."""
+    return trained.get_base_model() if hasattr(trained, "get_base_model") else trained
 
 
 def trainable(module: nn.Module) -> dict[str, torch.nn.Parameter]:

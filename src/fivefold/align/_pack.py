@@ -1,8 +1,9 @@
-"""Packing without padding: sequences that share a prefix become one tree, and several trees one row.
+"""Packing without padding: sequences that share a prefix become one tree, and many trees one row.
 
-Every token of a row is a node; a node's parent is the token before it. Sequences with a common start share its nodes:
-the system prompt of a whole row, the prompt of a chosen and a rejected answer. A token attends to its ancestors and
-itself, at the position of its depth, so every log-probability is what the sequence alone would give.
+A row starts with the tokens that all its prompts share (the system prompt), computed once. Each item hangs below them
+as a block of its own: the rest of its prompt once, then its answers as branches. A token sees its ancestors and itself
+at the position of its depth, so every log-probability is what its sequence alone would give, and attention costs
+nothing for pairs of tokens in different blocks (`fivefold.runtime._attention`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from fivefold.runtime._attention import Block, Plan, Prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,41 +40,59 @@ class Item:
 class Row:
     """One packed row of T tokens.
 
-    tokens, depth [T]: token ids and positions. attend [T, T]: True where row token i sees column token j.
-    read [R]: the nodes whose next-token distribution is read; want [R]: the token wanted there; answers: for each
+    tokens, depth [T]: token ids and positions. shared: how many of the first tokens every item starts with. blocks:
+    where each item's own tokens lie, with who sees whom among them ([t, t] bool; None is plain causal order).
+    read [R]: the tokens whose next-token distribution is read; want [R]: the token wanted there; answers: for each
     item, for each of its answers, the slice of [R] that belongs to it.
     """
 
     tokens: Tensor
     depth: Tensor
-    attend: Tensor
+    shared: int
+    blocks: tuple[tuple[int, int, Tensor | None], ...]
     read: Tensor
     want: Tensor
     answers: tuple[tuple[slice, ...], ...]
 
+    def plan(self) -> Plan:
+        """A fresh plan of who sees whom; one serves one forward pass."""
+        if not self.shared:
+            return Plan([self._block(*block, None) for block in self.blocks])
+        prefix = Prefix(self.shared)
+        return Plan([Block(0, self.shared, store=prefix), *(self._block(*block, prefix) for block in self.blocks)])
+
+    def _block(self, start: int, stop: int, within: Tensor | None, prefix: Prefix | None) -> Block:
+        return Block(start, stop, prefix=prefix, within=within, positions=self.depth[start:stop])
+
 
 class _Tree:
-    def __init__(self) -> None:
+    """Tokens of one item below the shared prefix, each with its parent (-1 for the first)."""
+
+    def __init__(self, depth: int) -> None:
+        self.first = depth
         self.tokens: list[int] = []
         self.parent: list[int] = []
         self.depth: list[int] = []
-        self.child: dict[tuple[int, int], int] = {}
+        self._child: dict[tuple[int, int], int] = {}
 
     def insert(self, tokens: Sequence[int], parent: int = -1) -> list[int]:
         """Nodes of `tokens` below `parent`, made where missing."""
         path = []
         for token in tokens:
             key = (parent, token)
-            if key not in self.child:
-                self.child[key] = len(self.tokens)
+            if key not in self._child:
+                self._child[key] = len(self.tokens)
                 self.tokens.append(token)
                 self.parent.append(parent)
-                self.depth.append(0 if parent < 0 else self.depth[parent] + 1)
-            parent = self.child[key]
+                self.depth.append(self.first if parent < 0 else self.depth[parent] + 1)
+            parent = self._child[key]
             path.append(parent)
         return path
 
-    def attend(self) -> Tensor:
+    def within(self) -> Tensor | None:
+        """Who sees whom, or None for a single chain."""
+        if self.parent == list(range(-1, len(self.parent) - 1)):
+            return None
         mask = torch.eye(len(self.tokens), dtype=torch.bool)
         for node, parent in enumerate(self.parent):
             if parent >= 0:
@@ -79,26 +100,39 @@ class _Tree:
         return mask
 
 
+def common_start(sequences: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all sequences share."""
+    low, high = min(sequences), max(sequences)  # in lexical order, what these share all share
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+
+
 def pack(items: Sequence[Item]) -> Row:
     """One row that holds all `items`."""
-    tree, read, want = _Tree(), list[int](), list[int]()
-    slices: list[tuple[slice, ...]] = []
+    first = items[0].prompt
+    shared = common_start([item.prompt[:-1] for item in items]) if len(items) > 1 else 0
+    tokens, depth = list(first[:shared]), list(range(shared))
+    read, want = list[int](), list[int]()
+    blocks, answers = [], []
     for item in items:
-        prompt = tree.insert(item.prompt)
-        of_item = []
+        start, tree, of_item = len(tokens), _Tree(shared), []
+        prompt = tree.insert(item.prompt[shared:])
         for answer in item.answers:
-            path = tree.insert(answer[:-1], prompt[-1])
+            path = [prompt[-1], *tree.insert(answer[:-1], prompt[-1])]
             of_item.append(slice(len(read), len(read) + len(answer)))
-            read += [prompt[-1], *path]
+            read += [start + node for node in path]
             want += answer
-        slices.append(tuple(of_item))
+        tokens += tree.tokens
+        depth += tree.depth
+        blocks.append((start, len(tokens), tree.within()))
+        answers.append(tuple(of_item))
     return Row(
-        tokens=torch.tensor(tree.tokens),
-        depth=torch.tensor(tree.depth),
-        attend=tree.attend(),
+        tokens=torch.tensor(tokens),
+        depth=torch.tensor(depth),
+        shared=shared,
+        blocks=tuple(blocks),
         read=torch.tensor(read),
         want=torch.tensor(want),
-        answers=tuple(slices),
+        answers=tuple(answers),
     )
 
 

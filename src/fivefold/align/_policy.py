@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fivefold.align._pack import Row
+from fivefold.align._pack import Item, Row, pack
 from fivefold.errors import TrainingError
+from fivefold.runtime._attention import attending
 
 CHUNK = 512
 """Positions whose vocabulary logits exist at one time."""
@@ -74,46 +76,29 @@ def _logp(head: nn.Module, hidden: Tensor, want: Tensor, softcap: float | None) 
 def answer_logps(module: Any, row: Row) -> Tensor:
     """Log-probability of every answer token of a packed row, [R] float32, with gradients if enabled."""
     device = module.get_input_embeddings().weight.device
-    hidden = module.base_model(
-        input_ids=row.tokens[None].to(device),
-        attention_mask=_masks(module, row, device),
-        position_ids=row.depth[None].to(device),
-        use_cache=False,
-    ).last_hidden_state[0]
+    with attending(row.plan()):
+        hidden = module.base_model(
+            input_ids=row.tokens[None].to(device), position_ids=row.depth[None].to(device), use_cache=False
+        ).last_hidden_state[0]
     return read_head(module, hidden[row.read.to(device)], row.want.to(device))
 
 
-def _masks(module: Any, row: Row, device: torch.device) -> Any:
-    """The additive attention mask [1, 1, T, T], or one for each kind of attention layer where they differ."""
-    config = module.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if len(kinds) == 1 and getattr(config, "sliding_window", None):
-        kinds = {"sliding_attention"}
-    masks = {}
-    for kind in kinds:
-        attend = row.attend
-        if kind == "sliding_attention":
-            attend = attend & (row.depth[:, None] - row.depth[None] < config.sliding_window)
-        blocked = torch.finfo(module.dtype).min
-        mask = torch.zeros(attend.shape, dtype=module.dtype).masked_fill_(~attend, blocked)
-        masks[kind] = mask[None, None].to(device)
-    return masks if len(masks) > 1 else masks.popitem()[1]
+@torch.no_grad()
+def check_packing(module: Any, items: Sequence[Item]) -> None:
+    """Raise TrainingError unless this module gives in a packed row what it gives one sequence at a time."""
+    packed = answer_logps(module, pack(items))
+    apart = torch.cat([_plain(module, item.prompt, answer) for item in items for answer in item.answers])
+    worst = (packed - apart).abs().max().item()
+    if worst > (1e-3 if module.dtype == torch.float32 else 0.25):
+        raise TrainingError(
+            f"{type(module).__name__} does not give the same log-probabilities in a packed row",
+            expected="attention in every layer, at given positions, through the registered attention function",
+            got=f"a difference of {worst:.3g} nats",
+        )
 
 
-def check_trainable(module: Any) -> None:
-    """Raise TrainingError unless every layer is attention that honours a mask of any shape."""
-    implementation = module.config._attn_implementation
-    if implementation not in ("sdpa", "eager"):
-        raise TrainingError(
-            "packed rows need an attention that takes any mask",
-            expected="sdpa or eager",
-            got=implementation,
-            next_step="load the model with attn_implementation='sdpa'",
-        )
-    kinds = set(getattr(module.config.get_text_config(), "layer_types", None) or [])
-    if not kinds <= {"full_attention", "sliding_attention"}:
-        raise TrainingError(
-            "packed rows need layers in which a token sees only what the mask shows it",
-            expected="full_attention, sliding_attention",
-            got=", ".join(sorted(kinds)),
-        )
+def _plain(module: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> Tensor:
+    device = module.get_input_embeddings().weight.device
+    ids = torch.tensor([prompt + answer[:-1]], device=device)
+    logits = module(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
+    return cast(Tensor, logits.log_softmax(-1).gather(-1, torch.tensor(answer, device=device)[:, None])[:, 0])

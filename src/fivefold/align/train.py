@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fivefold.align import _checkpoint
-from fivefold.align._adapter import Lora, adapted, adapter_off, save_trained, trainable
+from fivefold.align._adapter import Lora, adapter_off, causal_lm, save_trained, trainable, trainable_copy
 from fivefold.align._pack import Item, Row, pack, rows_of
-from fivefold.align._policy import answer_logps, check_trainable
+from fivefold.align._policy import answer_logps, check_packing
 from fivefold.align.losses._base import Answers, LossOutput, config_of, load
 from fivefold.errors import DataError, TrainingError
 from fivefold.runtime.protocol import Capability, WhiteBox, require
@@ -49,8 +49,8 @@ class TrainConfig:
     """Passes over the data."""
     batch_items: int = 16
     """Items per optimiser step."""
-    row_tokens: int = 512
-    """Longest packed row; bounds memory, and attention costs its square."""
+    row_tokens: int = 1024
+    """Longest packed row; bounds memory."""
     lr: float = 3e-4
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -111,7 +111,7 @@ def train(
 
     `start` is an adapter folder to go on from. A killed run, called again with the same arguments, continues from its
     last checkpoint and gives the losses that an uninterrupted run gives; a finished one returns its result at once.
-    The model itself is left as it was, except in a full fine-tune (`adapter=None`), which changes its weights.
+    The model itself is left as it was.
     Raises TrainingError when the loss is no longer finite, when `out` belongs to another run, or when the model
     cannot be trained in packed rows; DataError when the items do not fit the loss.
     """
@@ -119,7 +119,6 @@ def train(
     loss_module = load(config.loss)
     loss_config = config_of(loss_module, config.loss_options)
     check_items(items, loss_module)
-    check_trainable(model.module)
     data_digest = digest(items)
     key = run_key(model, data_digest, config, start)
     if (done := finished(out, key)) is not None:
@@ -127,12 +126,14 @@ def train(
 
     batches = batches_of(len(items), config)
     began, tokens, history = time.monotonic(), 0, list[dict[str, float]]()
-    with seeded(config.seed), adapted(model.module, config.adapter, start) as trained:
-        params = trainable(trained)
+    with seeded(config.seed):
+        trained = trainable_copy(model.module, config.adapter, start)
+        module, params = causal_lm(trained), trainable(trained)
+        check_packing(module, items[:2])
         optimizer = torch.optim.AdamW(
             params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
-        reference = reference_logps(model, trained, items, config, out, key) if loss_module.REFERENCE else None
+        reference = reference_logps(trained, items, config, out, key) if loss_module.REFERENCE else None
         if (state := _checkpoint.load(out, key)) is not None:
             tokens, history = restore(state, params, optimizer)
             began -= state["seconds"]
@@ -143,7 +144,7 @@ def train(
             known = None if reference is None else [reference[i] for i in batches[step]]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, len(batches), config)
-            loss, metrics, n = backward(model.module, chosen, known, config, loss_module, loss_config)
+            loss, metrics, n = backward(module, chosen, known, config, loss_module, loss_config)
             norm = float(torch.nn.utils.clip_grad_norm_(params.values(), config.grad_clip))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise diverged(step, loss, norm, history)
@@ -221,7 +222,7 @@ def score(module: Any, items: Sequence[Item], row_tokens: int) -> list[list[Tens
 
 
 def reference_logps(
-    model: WhiteBox, trained: Any, items: Sequence[Item], config: TrainConfig, out: Path, key: str
+    trained: Any, items: Sequence[Item], config: TrainConfig, out: Path, key: str
 ) -> list[list[Tensor]]:
     """Log-probabilities under the reference, computed once and kept beside the checkpoint."""
     path = out / "reference.pt"
@@ -229,11 +230,8 @@ def reference_logps(
         kept = torch.load(path, weights_only=True)
         if kept["key"] == key:
             return list(kept["logps"])
-    if config.reference == "base" and config.adapter is not None:
-        with adapter_off(trained):
-            logps = score(model.module, items, config.row_tokens)
-    else:
-        logps = score(model.module, items, config.row_tokens)
+    with adapter_off(trained) if config.reference == "base" else nullcontext():
+        logps = score(causal_lm(trained), items, config.row_tokens)
     _checkpoint.write_atomic(path, lambda handle: torch.save({"key": key, "logps": logps}, handle))
     return logps
 

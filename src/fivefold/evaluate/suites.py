@@ -7,7 +7,7 @@ optional `benign.jsonl` (harmless twins, measured beside the others) and `DATASH
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, zip_longest
@@ -53,17 +53,18 @@ class Suite:
         *,
         languages: Sequence[str] | None = None,
         split: Split | None = None,
-        limit: int | None = None,
+        limit: int | Mapping[str, int] | None = None,
         benign: bool = False,
     ) -> tuple[Case, ...]:
-        """Cases of these languages (None: all) and this split; at most `limit` a language, balanced over categories.
+        """Cases of these languages (None: all) and this split; at most `limit` a language, balanced over categories. A
+        mapping gives each language its own limit.
 
         Which cases a limit keeps depends on their behaviours alone, so that two languages, a suite and its look-alikes,
         and two versions of a model are measured on the same behaviours. A language that the suite lacks has no cases.
         """
         pool = self.benign if benign else self.all_cases
         wanted = self.languages if languages is None else tuple(dict.fromkeys(languages))
-        chosen = (_some([c for c in pool if c.language == lang], split, limit) for lang in wanted)
+        chosen = (_some([c for c in pool if c.language == lang], split, _limit(limit, lang)) for lang in wanted)
         return tuple(chain.from_iterable(chosen))
 
 
@@ -93,6 +94,10 @@ def suite(name: str) -> Suite:
         all_cases=tuple(chain.from_iterable(read_cases(p, suite=folder.name) for p in languages)),
         benign=read_cases(benign, suite=folder.name) if benign.is_file() else (),
     )
+
+
+def _limit(limit: int | Mapping[str, int] | None, language: str) -> int | None:
+    return limit.get(language) if isinstance(limit, Mapping) else limit
 
 
 def _some(cases: Iterable[Case], split: Split | None, limit: int | None) -> list[Case]:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -95,7 +97,7 @@ def verify_bundle(path: Path, *, public_key: str | None = None, limits: Limits |
         raise store_error(error, str(path), "read") from error
     except TamperedError as error:
         found.add("bad bundle", error.what)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, NotImplementedError, EOFError) as error:
         found.add("bad bundle", f"not a readable zip: {error}")
     except (KeyError, TypeError, ValueError, StoreError, RecursionError) as error:
         found.add("bad bundle", f"not in the form of a bundle: {type(error).__name__} {error}".strip())
@@ -273,6 +275,7 @@ def _check_records(archive: zipfile.ZipFile, manifest: Mapping[str, Any], keys: 
     links = [json.loads(line) for line in _read(archive, "links.jsonl").splitlines()]
     _check_links(links, manifest["head"], found)
     by_seq = {link["seq"]: link for link in links}
+    there = {str(link["hash"]) for link in links}
     read = [record_from_json(json.loads(line)) for line in _read(archive, "records.jsonl").splitlines()]
     introduced = read_public_keys([str(r.body.get("public_key")) for r in read if r.kind == "key"])
     for record in read:
@@ -282,7 +285,7 @@ def _check_records(archive: zipfile.ZipFile, manifest: Mapping[str, Any], keys: 
         elif by_seq.get(record.seq) != {"seq": record.seq, "prev": record.prev, "hash": record.hash}:
             found.add("edited record", "it is not the one at its place in the ledger", record)
         else:
-            check_signature(record, [*keys, *introduced], found)
+            check_signature(record, there, [*keys, *introduced], found)
             check_result(record, found)
             _check_artifact(record, manifest, found)
 

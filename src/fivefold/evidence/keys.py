@@ -7,6 +7,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -53,7 +54,7 @@ def _read(path: Path) -> Ed25519PrivateKey:
 def _parse(data: bytes, where: str) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise StoreError(
             f"{where} holds no usable private key", expected="an unencrypted Ed25519 key in PEM form", got=error
         ) from error

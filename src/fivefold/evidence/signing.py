@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -136,7 +136,7 @@ def read_public_keys(pems: Sequence[str | bytes]) -> list[Ed25519PublicKey]:
     for pem in pems:
         try:
             key = load_pem_public_key(pem.encode() if isinstance(pem, str) else pem)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise StoreError("not a public key in PEM form", got=error) from error
         if not isinstance(key, Ed25519PublicKey):
             raise StoreError("this kind of key is not supported", expected="Ed25519", got=type(key).__name__)

@@ -17,7 +17,7 @@ public key elsewhere and pass them in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -155,8 +155,9 @@ def verify(store: Store, *, head: Head | None = None, public_key: str | None = N
     _check_chain(rows, anchors, found)
     _check_heads(rows, heads, found)
     _check_triggers(store, found)
+    there = {row.hash for row in rows}
     for record in intact:
-        check_signature(record, keys, found)
+        check_signature(record, there, keys, found)
         check_result(record, found)
     _check_artifacts(store, intact, found)
     _check_completions(store, found)
@@ -254,8 +255,9 @@ def _check_triggers(store: Store, found: Findings) -> None:
             found.add("missing trigger", f"{trigger} is gone: the ledger no longer refuses changes")
 
 
-def check_signature(record: Record, keys: Sequence[Ed25519PublicKey], found: Findings) -> None:
-    """Whether a `signature` record holds an envelope, by a known key, on the record that it names."""
+def check_signature(record: Record, there: Collection[str], keys: Sequence[Ed25519PublicKey], found: Findings) -> None:
+    """Whether a `signature` record holds an envelope, by a known key, on the record that it names, and that record is
+    among those that are there (by hash)."""
     if record.kind != "signature":
         return
     found.counts["signatures"] += 1
@@ -271,6 +273,8 @@ def check_signature(record: Record, keys: Sequence[Ed25519PublicKey], found: Fin
         return
     if signed.hash != record.body.get("record") or digests != [signed.hash] or rehash(signed) != signed.hash:
         found.add("bad signature", f"it signs another record than {str(record.body.get('record'))[:12]}", record)
+    elif signed.hash not in there:
+        found.add("bad signature", f"the record that it signs, {signed.hash[:12]}, is not in the ledger", record)
 
 
 def check_result(record: Record, found: Findings) -> None:

@@ -48,8 +48,9 @@ class Transformed:
             prompt = registry("transform").module(name).transform(prompt, rng, case.language)
         disguised = replace(case, messages=with_prompt(case, prompt))
 
-        def plain_judge(_: Case, completion: Any) -> Any:
-            return judge(replace(case, metadata={**case.metadata, "attack_prompt": prompt}), completion)
+        def plain_judge(asked: Case, completion: Any) -> Any:
+            sent = asked.metadata.get("attack_prompt", prompt)
+            return judge(replace(case, metadata={**case.metadata, "attack_prompt": sent}), completion)
 
         for attempt in self.attack.run(disguised, target, plain_judge, budget, rng):
             yield replace(attempt, attack=self.name)

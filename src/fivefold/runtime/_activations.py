@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fivefold.errors import UsageError
 from fivefold.runtime._forward import Engine
 from fivefold.runtime._packing import Packer, Row
 from fivefold.runtime._tree import Node, build
@@ -35,11 +36,11 @@ def _read_plain(engine: Engine, ids: Sequence[int], layers: Sequence[int], posit
 
 
 def _index(position: Position, length: int) -> int:
-    """Position of the token that is read in a sequence of `length` tokens; IndexError when it does not exist."""
+    """Position of the token that is read in a sequence of `length` tokens; UsageError when it does not exist."""
     at = length - 1 if position == "last" else int(position)
     at = at + length if at < 0 else at
     if not 0 <= at < length:
-        raise IndexError(f"position {position} in a context of {length} tokens")
+        raise UsageError(f"there is no position {position} in a context of {length} tokens")
     return at
 
 

@@ -66,7 +66,7 @@ class Slots:
     """Keys and values of the sequences being decoded, from where their shared prefix ends: [S, G, L, D] a layer.
 
     `lengths` [S] are the filled positions, `offsets` [S] the length of the prefix before them. Slots in use are the
-    first `n`. `groups` lists (prefix, its slots).
+    first ones. `capacity` is the L that the tensors grow to when they are next written.
     """
 
     capacity: int
@@ -78,13 +78,17 @@ class Slots:
 
 @dataclass(eq=False)
 class Plan:
-    """Who sees whom in one forward. The first `decode` rows are slots 0 … decode - 1, the rest are blocks."""
+    """Who sees whom in one forward. The first `decode` rows are slots 0 … decode - 1, the rest are blocks.
+
+    `groups` lists (prefix, its slots), `longest` is the most tokens of any decoding slot, the new one included.
+    """
 
     blocks: list[Block] = field(default_factory=list)
     decode: int = 0
     slots: Slots | None = None
     groups: list[tuple[Prefix, Tensor]] = field(default_factory=list)
-    _decode_bias: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    longest: int = 0
+    _bias: dict[tuple[int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
 
 @contextmanager
@@ -103,6 +107,17 @@ class UnsupportedAttention(RuntimeError):
     """The architecture asks attention for something that a packed row cannot give."""
 
 
+@dataclass(frozen=True)
+class Ask:
+    """What one layer asks of attention besides queries, keys and values."""
+
+    layer: int
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -111,49 +126,50 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The registered attention function: [1, H, T, D] queries to [1, T, H, D] outputs, as `sdpa` returns them."""
+    """The registered attention function: [1, H, T, D] queries to [1, T, H, D] outputs, as `sdpa` returns them.
+
+    `softcap` bounds the scores (Gemma 2), `s_aux` [H] adds a learnt sink to the softmax (gpt-oss).
+    """
     plan: Plan | None = getattr(_open, "plan", None)
     if plan is None:
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **kwargs
-        )
+        more = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap, "s_aux": s_aux, **kwargs}
+        out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **more)[0]
         return out, None
-    for unknown in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(unknown) is not None:
-            raise UnsupportedAttention(f"attention with {unknown}")
+    if kwargs.get("position_bias") is not None:
+        raise UnsupportedAttention("attention with a position bias")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = int(getattr(module, "layer_idx"))  # noqa: B009 - Module.__getattr__ is typed as Tensor | Module
+    ask = Ask(layer, scale, sliding_window, softcap, s_aux)
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     if plan.decode:
-        out[: plan.decode] = _decode(plan, layer, query, key, value, scaling, sliding_window)
+        out[: plan.decode] = _decode(plan, ask, query, key, value)
     for block in plan.blocks:
-        out[block.start : block.stop] = _block(plan, block, layer, query, key, value, scaling, sliding_window)
+        out[block.start : block.stop] = _block(plan, block, ask, query, key, value)
     return out.unsqueeze(0), None
 
 
-def _block(
-    plan: Plan,
-    block: Block,
-    layer: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float | None,
-    window: int | None,
-) -> Tensor:
+def _block(plan: Plan, block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     rows = slice(block.start, block.stop)
     q, k, v = query[:, :, rows], key[:, :, rows], value[:, :, rows]
     if block.prefix is not None:
-        k = torch.cat([block.prefix.keys[layer], k], dim=2)
-        v = torch.cat([block.prefix.values[layer], v], dim=2)
-    _keep(plan, block, layer, k, v)
-    bias = _block_bias(block, window, q.dtype, q.device)
+        k = torch.cat([block.prefix.keys[ask.layer], k], dim=2)
+        v = torch.cat([block.prefix.values[ask.layer], v], dim=2)
+    _keep(plan, block, ask.layer, k, v)
+    bias = _block_bias(block, ask.window, q.dtype, q.device)
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, scale=scaling)
-    return out[0].transpose(0, 1)
+    if ask.softcap is None and ask.sinks is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, scale=ask.scale)
+        return out[0].transpose(0, 1)
+    if bias is None:
+        bias = _additive(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(), q.dtype)
+    out, lse = attend(q, k, v, bias, ask)
+    return _with_sinks(out[0].transpose(0, 1), lse[0].transpose(0, 1), ask.sinks)
 
 
 def _keep(plan: Plan, block: Block, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -205,64 +221,88 @@ def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, float("-inf"))
 
 
-def _decode(
-    plan: Plan, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
-) -> Tensor:
+def _decode(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """One new token for each of the first n slots: [n, H, D]."""
     slots, n = plan.slots, plan.decode
     assert slots is not None
-    _ensure(slots, layer, key, value)
-    keys, values, heads = slots.keys[layer], slots.values[layer], key.shape[1]
+    _ensure(slots, ask.layer, key, value)
+    keys, values, heads = slots.keys[ask.layer], slots.values[ask.layer], key.shape[1]
     rows, at = torch.arange(n, device=key.device), slots.lengths[:n]
     keys[rows, :, at] = key[0, :, :n].transpose(0, 1)
     values[rows, :, at] = value[0, :, :n].transpose(0, 1)
-    longest = int(at.max()) + 1
+    longest = plan.longest
     q = query[0, :, :n].transpose(0, 1).reshape(n, heads, -1, query.shape[-1])
-    bias = _decode_bias(plan, longest, window, q.dtype)
-    out, lse = attend(q, keys[:n, :, :longest], values[:n, :, :longest], bias, scaling)
-    for prefix, members in plan.groups:
-        if window is not None and int((slots.offsets + slots.lengths).max()) >= window:
-            raise UnsupportedAttention("a shared prefix longer than the sliding window")
-        _merge_prefix(q, prefix, members, layer, scaling, out, lse)
-    return out.reshape(n, -1, out.shape[-1])
+    bias = _decode_bias(plan, ask.window, q.dtype)
+    out, lse = attend(q, keys[:n, :, :longest], values[:n, :, :longest], bias, ask)
+    for group in range(len(plan.groups)):
+        _merge_prefix(plan, group, ask, q, out, lse)
+    return _with_sinks(out.flatten(1, 2), lse.flatten(1, 2), ask.sinks)
 
 
-def _decode_bias(plan: Plan, longest: int, window: int | None, dtype: torch.dtype) -> Tensor:
+def _decode_bias(plan: Plan, window: int | None, dtype: torch.dtype) -> Tensor:
     """Additive mask [n, 1, 1, longest]: a slot sees its own tokens up to and including the new one."""
-    at = (window, dtype)
-    if at not in plan._decode_bias:
+    at = (-1, window, dtype)
+    if at not in plan._bias:
         assert plan.slots is not None
         last = plan.slots.lengths[: plan.decode, None]
-        columns = torch.arange(longest, device=last.device)[None, :]
+        columns = torch.arange(plan.longest, device=last.device)[None, :]
         sees = columns <= last
         if window is not None:
             sees &= last - columns < window
-        plan._decode_bias[at] = _additive(sees[:, None, None, :], dtype)
-    return plan._decode_bias[at]
+        plan._bias[at] = _additive(sees[:, None, None, :], dtype)
+    return plan._bias[at]
 
 
-def _merge_prefix(
-    q: Tensor, prefix: Prefix, members: Tensor, layer: int, scaling: float | None, out: Tensor, lse: Tensor
-) -> None:
+def _merge_prefix(plan: Plan, group: int, ask: Ask, q: Tensor, out: Tensor, lse: Tensor) -> None:
     """Fold a shared prefix into the outputs of its slots, in place. q [n, G, R, D], out like q, lse [n, G, R]."""
+    prefix, members = plan.groups[group]
     n, heads, repeat, width = len(members), *q.shape[1:]
     packed = q[members].transpose(0, 1).reshape(1, heads, n * repeat, width)
-    far, far_lse = attend(packed, prefix.keys[layer], prefix.values[layer], None, scaling)
+    bias = _prefix_bias(plan, group, repeat, ask.window, q.dtype)
+    far, far_lse = attend(packed, prefix.keys[ask.layer], prefix.values[ask.layer], bias, ask)
     far = far.reshape(heads, n, repeat, -1).transpose(0, 1)
     far_lse = far_lse.reshape(heads, n, repeat).transpose(0, 1)
-    weight = torch.sigmoid(far_lse - lse[members]).unsqueeze(-1).to(out.dtype)
-    out[members] = out[members] * (1 - weight) + far * weight
+    near_lse = lse[members]
+    weight = torch.sigmoid(far_lse - near_lse).unsqueeze(-1).to(out.dtype)
+    out[members] = torch.lerp(out[members], far, weight)
+    lse[members] = torch.logaddexp(far_lse, near_lse)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float | None) -> tuple[Tensor, Tensor]:
-    """Softmax attention and the log-sum-exp of its scores: [..., t, D] and float32 [..., t]."""
-    scale = scaling if scaling is not None else q.shape[-1] ** -0.5
-    scores = torch.matmul(q * scale, k.transpose(-1, -2)).float()
+def _prefix_bias(plan: Plan, group: int, repeat: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    """Additive mask [n·R, P] where a sliding window hides the start of a prefix from its slots; else None."""
+    prefix, members = plan.groups[group]
+    assert plan.slots is not None
+    if window is None:
+        return None
+    at = (group, window, dtype)
+    if at not in plan._bias:
+        last = prefix.length + plan.slots.lengths[members]
+        columns = torch.arange(prefix.length, device=last.device)
+        plan._bias[at] = _additive(last[:, None] - columns < window, dtype).repeat_interleave(repeat, dim=0)
+    return plan._bias[at]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, ask: Ask) -> tuple[Tensor, Tensor]:
+    """Softmax attention and the log-sum-exp of its scores: [..., t, D] and float32 [..., t].
+
+    A row that sees nothing has output 0 and log-sum-exp -inf, so it weighs nothing when merged.
+    """
+    scores = torch.matmul(q * ask.scale, k.transpose(-1, -2)).float()
+    if ask.softcap is not None:
+        scores = ask.softcap * torch.tanh(scores / ask.softcap)
     if bias is not None:
         scores = scores + bias
     lse = torch.logsumexp(scores, dim=-1)
-    weights = torch.exp(scores - lse.unsqueeze(-1)).to(v.dtype)
+    floor = torch.where(lse.isneginf(), 0.0, lse).unsqueeze(-1)
+    weights = torch.exp(scores - floor).to(v.dtype)
     return torch.matmul(weights, v), lse
+
+
+def _with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> Tensor:
+    """Outputs [T, H, D] after a sink of score `sinks` [H] has taken its share of the softmax; lse [T, H]."""
+    if sinks is None:
+        return out
+    return out * torch.sigmoid(lse - sinks.float()).unsqueeze(-1).to(out.dtype)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fivefold.errors import ModelError
 from fivefold.runtime import _attention
 from fivefold.runtime._attention import Block, Plan, Prefix, attending
-from fivefold.runtime._structure import decoder_layers, keeps_logits
+from fivefold.runtime._structure import attention_configs, decoder_layers, keeps_logits
 
 
 class _Deep(Exception):
@@ -39,6 +38,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.layers = decoder_layers(self.module)
         self._keeps_logits = keeps_logits(self.module)
+        self._configs = attention_configs(self.module)
 
     @property
     def device(self) -> torch.device:
@@ -65,8 +65,20 @@ class Engine:
 
     def forward(self, ids: Sequence[int], positions: Sequence[int], plan: Plan, read: Sequence[int]) -> Tensor:
         """Float32 logits [len(read), V] at rows `read` of one packed row of tokens."""
-        with attending(plan):
+        with self._packing(), attending(plan):
             return self._logits(ids, positions, read)
+
+    @contextmanager
+    def _packing(self) -> Iterator[None]:
+        """The registered attention function for the time of a call; the module is as it was for everybody else."""
+        before = [config._attn_implementation for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation = _attention.NAME
+        try:
+            yield
+        finally:
+            for config, name in zip(self._configs, before, strict=True):
+                config._attn_implementation = name
 
     def plain(self, ids: Sequence[int], read: Sequence[int]) -> Tensor:
         """Logits of one sequence by the module's ordinary forward: the reference, and the way of old architectures."""
@@ -129,7 +141,7 @@ class Engine:
         plan = Plan([Block(0, n, prefix=prefix), Block(n, 2 * n, prefix=prefix)])
         positions = [*range(len(shared), len(shared) + n)] * 2
         if len(prefix.keys) != len(self.layers):
-            raise ModelError("not every decoder layer went through the registered attention")
+            raise _attention.UnsupportedAttention("not every decoder layer went through the registered attention")
         return self.forward([*first, *second], positions, plan, [n - 1, 2 * n - 1])
 
 

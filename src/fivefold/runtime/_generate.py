@@ -135,7 +135,8 @@ class _Batch:
         ids = [job.tokens[-1] for job in self.active]
         positions = (self.slots.offsets[:n] + self.slots.lengths[:n]).tolist()
         blocks = self._admit(joining, ids, positions)
-        plan = Plan(blocks, n, self.slots, self._groups(n))
+        longest = int(self.slots.lengths[:n].max()) + 1 if n else 0
+        plan = Plan(blocks, n, self.slots, self._groups(n), longest)
         read = [*range(n), *(block.stop - 1 for block in blocks)]
         logits = self.engine.forward(ids, positions, plan, read)
         self.slots.lengths[:n] += 1

@@ -188,11 +188,9 @@ def _convert(path: Path, header: Header, sha256: str, work: Path) -> None:
         import gguf  # noqa: F401 - transformers reads GGUF through it
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
     except ImportError as error:
         raise MissingExtraError(error.name or "gguf", "local") from error
     common = {"gguf_file": path.name, "local_files_only": True}
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **common)
         model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **common)
@@ -202,8 +200,6 @@ def _convert(path: Path, header: Header, sha256: str, work: Path) -> None:
             expected="an architecture whose GGUF files transformers reads",
             got=f"{header.metadata.get('general.architecture')}: {error}",
         ) from error
-    finally:
-        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     _mend_tokenizer(tokenizer, header)
     tokenizer.save_pretrained(work)
     _save(model, work)

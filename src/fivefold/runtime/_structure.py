@@ -39,6 +39,12 @@ def keeps_logits(module: nn.Module) -> bool:
     return "logits_to_keep" in inspect.signature(module.forward).parameters
 
 
+def attention_configs(module: nn.Module) -> list[Any]:
+    """Every configuration in the module that names an attention function, each once."""
+    found = {id(c): c for m in module.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
+    return list(found.values())
+
+
 def share(module: nn.Module) -> nn.Module:
     """A second module over the same tensors.
 

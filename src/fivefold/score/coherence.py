@@ -1,21 +1,30 @@
 """Does an answer make sense at all? Echoes, loops, broken characters, word salad, and fluent talk about something else.
 
-Two questions with different weight. `broken` finds what no reader would call an answer, whatever its words. `senseless`
-is asked only of answers that do not refuse; it weighs how like language the text is and whether it touches the prompt.
-Both are lexical: a false but fluent answer is an answer.
+Questions with different weight. `broken` finds what no reader would call an answer, whatever its words. `salad` and
+`unrelated` are asked only of answers that do not refuse: is it like language, and does it touch the prompt?
+All are lexical: a false but fluent answer is an answer.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from functools import cache
+from itertools import pairwise
 
 from fivefold.types.language import scripts
 
-VERSION = 1
+VERSION = 2
+
+WINDOW = 60
+"""Tokens in which variety is looked at: it falls with length in any text."""
+SHORT = 80
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+_GLUE = frozenset("a an the to and of you i in is it that for on not".split())
+_JAPANESE_RUN = re.compile(r"[\u30a1-\u30fe]{2,}|[\u4e00-\u9fff]{2,}")
 
 _FUNCTION_EN = frozenset(
     """a about above after again against all also am an and any are aren't as at be because been before being below
@@ -44,45 +53,91 @@ def words(text: str) -> list[str]:
 
 def broken(text: str, prompt: str) -> str:
     """Why the text is no answer (empty, echo, loop, broken characters), or an empty string."""
-    n = scripts(text)
-    letters = sum(n.values())
-    if letters < 2:
+    if not re.search(r"[^\W_]", text):
         return "empty"
-    if "\ufffd" in text or n["other"] > 0.4 * letters:
+    if "\ufffd" in text or _impossible_syllables(text) or scripts(text)["other"] > 0.4 * sum(scripts(text).values()):
         return "broken characters or a script that nobody asked for"
-    tokens = words(text)
-    if _loops(tokens):
+    if _loops(words(text), text):
         return "a loop"
     if _echo(text, prompt):
         return "an echo of the prompt"
     return ""
 
 
-def senseless(text: str, prompt: str, language: str, *, n_help: int) -> str:
-    """Why an answer that does not refuse makes no sense as an answer to the prompt, or an empty string."""
+def salad(text: str, language: str, *, helps: bool) -> str:
+    """Why the words do not make sentences, or an empty string. `helps`: the text has the shape of an answer."""
     tokens = words(text)
-    if _salad(text, tokens, language):
-        return "word salad"
+    structured = helps or re.search(r"[,:;=(){}\[\]<>\n]", text) is not None
+    if language == "en" and len(tokens) >= 6 and not structured:
+        if sum(t in _FUNCTION_EN for t in tokens) / len(tokens) < 0.25:
+            return "word salad"
+    if language == "ko" and len(tokens) >= 4 and not structured:
+        if sum(bool(_ENDING_KO.search(t)) for t in tokens) / len(tokens) < 0.3:
+            return "word salad"
+    if language != "ja" and sum(a == b for a, b in pairwise(tokens)) >= max(2, 0.15 * len(tokens)):
+        return "doubled words"
+    if _one_piece(text, tokens):
+        return "one piece again and again"
+    if _circular(text):
+        return "a few words turned in circles"
     return ""
 
 
-def _loops(tokens: list[str]) -> bool:
-    """The same few words again and again: most of the text is repeats of 3-grams, or hardly any word is new."""
+def unrelated(text: str, prompt: str) -> bool:
+    """Whether a sentence shares no word that carries meaning with the prompt (or one, in a short English sentence).
+    Longer texts are not asked: they may well speak of the matter in words of their own."""
+    n, tokens = scripts(text), [t for t in words(text) if t.isalpha()]
+    most = {True: 40, False: 24 if n["kana"] else 7}[n["latin"] > 0]
+    if not 3 < len(tokens) <= most:
+        return False
+    shared, due = content_words(text) & content_words(prompt), content_words(prompt)
+    return not shared or (len(shared) == 1 and len(due) >= 2 and len(tokens) <= 12 and scripts(text)["latin"] > 0)
+
+
+def restates(text: str, prompt: str) -> bool:
+    """Whether the text is largely made of the prompt's words. For texts that show no sign of help."""
+    n = scripts(text)
+    return n["latin"] == 0 < n["hangul"] + n["kana"] and len(words(text)) > 3 and _covered(text, prompt) > 0.35
+
+
+def _impossible_syllables(text: str) -> bool:
+    """Hangul syllables that Korean hardly uses (outside the 2,350 of KS X 1001): a sign of broken generation."""
+    hangul = re.findall(r"[\uac00-\ud7a3]", text)
+    rare = sum(len(c.encode("euc_kr", "replace")) > 2 for c in hangul)
+    return rare > 0.03 * len(hangul)
+
+
+def _loops(tokens: list[str], text: str) -> bool:
+    """The same few words again and again: much of the text is repeats of 3-grams, or hardly any word is new."""
+    head = re.sub(r"[\W_]+", "", text)[:120]
+    if len(head) >= 12 and _repeated([head[i : i + 5] for i in range(len(head) - 4)]) > 0.35:
+        return True
     if len(tokens) < 5:
         return False
-    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    repeated = 1 - len(set(grams)) / len(grams)
-    variety = len(set(tokens)) / len(tokens)
-    return repeated > 0.4 or variety < 0.35
+    repeated = _repeated(list(zip(tokens, tokens[1:], tokens[2:], strict=False)))
+    variety = len(set(tokens[:WINDOW])) / len(tokens[:WINDOW])
+    return repeated > (0.28 if len(tokens) < SHORT else 0.4) or variety < 0.35
+
+
+def _repeated(grams: Sequence[Hashable]) -> float:
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _echo(text: str, prompt: str) -> bool:
-    """Nearly every 3-gram of characters of the text stands in the prompt."""
+    """Most 3-grams of characters of the text stand in the prompt, and the text is no short extract from a long one."""
+    n = len(re.sub(r"[\W_]+", "", text))
+    extract = len(prompt) > 300 and not prompt.startswith(text[:20])
+    if extract or n < (15 if scripts(text)["latin"] else 5):
+        return False
+    return _covered(text, prompt) > 0.7
+
+
+def _covered(text: str, prompt: str) -> float:
+    """Share of the text's 3-grams of characters that stand in the prompt."""
     ours, theirs = _grams(text), _grams(prompt)
     if not ours or not theirs:
-        return False
-    covered = sum(count for gram, count in ours.items() if gram in theirs) / sum(ours.values())
-    return covered > 0.85
+        return 0.0
+    return sum(count for gram, count in ours.items() if gram in theirs) / sum(ours.values())
 
 
 def _grams(text: str, n: int = 3) -> Counter[str]:
@@ -90,23 +145,42 @@ def _grams(text: str, n: int = 3) -> Counter[str]:
     return Counter(flat[i : i + n] for i in range(len(flat) - n + 1))
 
 
-def _salad(text: str, tokens: list[str], language: str) -> bool:
-    if language == "en":
-        return len(tokens) >= 4 and sum(t in _FUNCTION_EN for t in tokens) / len(tokens) < 0.2
-    if language == "ko":
-        return len(tokens) >= 4 and sum(bool(_ENDING_KO.search(t)) for t in tokens) / len(tokens) < 0.3
-    return False
+def _one_piece(text: str, tokens: list[str]) -> bool:
+    """In a short text, one word (in Japanese, one pair of characters) makes up more than a quarter."""
+    if scripts(text)["kana"]:
+        flat = re.sub(r"[\W_]+", "", text)
+        top = Counter(flat[i : i + 2] for i in range(len(flat) - 1)).most_common(1)
+        return 8 <= len(flat) <= 80 and top[0][1] >= 4 and 2 * top[0][1] > 0.3 * len(flat)
+    common = [n for word, n in Counter(tokens).items() if word not in _GLUE]
+    return 6 <= len(tokens) <= 40 and max(common, default=0) >= 4 and max(common) > 0.25 * len(tokens)
+
+
+def _circular(text: str) -> bool:
+    """Of the first thirty words that carry meaning, most are repeats of the others."""
+    stems = [stem for word in _WORD.findall(text) for stem in _stems(word)][:30]
+    enough = 6 if scripts(text)["latin"] else 4
+    return len(stems) >= enough and len(set(stems)) / len(stems) < 0.45
+
+
+def _stems(word: str) -> list[str]:
+    """The parts of a word that carry meaning, without endings: Japanese runs of katakana or kanji, Korean heads."""
+    n = scripts(word)
+    if n["hangul"]:
+        return [word[:2]]
+    if n["kana"] or n["han"]:
+        return _JAPANESE_RUN.findall(word)
+    return [] if word in _FUNCTION_EN or len(word) < 3 else [word[:5]]
 
 
 @cache
 def content_words(text: str) -> frozenset[str]:
-    """Words that carry meaning, cut to a stem of five letters (two characters in Korean and Japanese)."""
+    """What carries meaning: stems of Latin and Korean words, kanji, and pairs of katakana."""
     out: set[str] = set()
     for word in _WORD.findall(text):
         n = scripts(word)
-        if n["latin"]:
-            if word not in _FUNCTION_EN and len(word) > 2:
-                out.add(word[:5])
+        if n["kana"] or n["han"]:
+            out.update(re.findall(r"[\u4e00-\u9fff]", word))
+            out.update(run[i : i + 2] for run in re.findall(r"[\u30a1-\u30fe]{2,}", word) for i in range(len(run) - 1))
         else:
-            out.update(word[i : i + 2] for i in range(len(word) - 1))
+            out.update(_stems(word))
     return frozenset(out)

@@ -6,7 +6,7 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,12 +22,13 @@ class _Part(BaseModel):
 
 
 class SuiteRun(_Part):
-    """One suite to evaluate. `limit` counts cases per language, balanced over categories; None takes all."""
+    """One suite to evaluate. `limit` counts cases per language, balanced over categories (one number, or one for each
+    language); None takes all. `split: null` takes all splits: for suites on which nothing is trained."""
 
     suite: str
     split: Split | None = "test"
     languages: tuple[str, ...] = ("en", "ko", "ja")
-    limit: int | None = Field(default=None, gt=0)
+    limit: Annotated[int, Field(gt=0)] | dict[str, Annotated[int, Field(gt=0)]] | None = None
     max_new_tokens: int = Field(default=40, gt=0, le=4096)
 
 
@@ -198,13 +199,18 @@ def scaled(plan: Plan, share: float) -> Plan:
     def fewer(n: int | None, full: int) -> int:
         return max(4, round((n or full) * share))
 
+    def fewer_each(limit: int | dict[str, int] | None) -> int | dict[str, int]:
+        if isinstance(limit, dict):
+            return {language: fewer(n, 80) for language, n in limit.items()}
+        return fewer(limit, 80)
+
     def fewer_attacks(part: RedteamPlan | None) -> RedteamPlan | None:
         if part is None:
             return None
         attacks = [a.model_copy(update={"behaviours": max(2, round(a.behaviours * share))}) for a in part.attacks]
         return part.model_copy(update={"attacks": tuple(attacks)})
 
-    evaluate = tuple(s.model_copy(update={"limit": fewer(s.limit, 80)}) for s in plan.evaluate)
+    evaluate = tuple(s.model_copy(update={"limit": fewer_each(s.limit)}) for s in plan.evaluate)
     update: dict[str, Any] = {
         "evaluate": evaluate,
         "redteam": fewer_attacks(plan.redteam),

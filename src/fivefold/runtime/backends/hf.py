@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fivefold.errors import CapabilityError, MissingExtraError, ModelError, ModelFileError, UsageError
-from fivefold.runtime import _activations, _attention, _generate, _likelihood
+from fivefold.runtime import _activations, _generate, _likelihood
 from fivefold.runtime._files import Source, resolve
 from fivefold.runtime._forward import Engine
 from fivefold.runtime._generate import Job
 from fivefold.runtime._interventions import attach
+from fivefold.runtime._scan_checks import safetensors as check_safetensors
 from fivefold.runtime._structure import decoder_layers, share, width
 from fivefold.runtime._threads import pin_threads
 from fivefold.runtime._tokens import Codec, cut_at_stop
@@ -300,12 +302,11 @@ def _read(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
     """Module and tokenizer from a local folder; nothing but safetensors, no code of the model's own."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    common = {"local_files_only": True, "trust_remote_code": False}
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, **common)
-        module = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, use_safetensors=True, attn_implementation=_attention.NAME, **common
-        )
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, **common)
+            module = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype, use_safetensors=True, **common)
     except (OSError, ValueError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         raise ModelFileError(
             f"the model in {source.folder} cannot be read",
@@ -315,20 +316,45 @@ def _read(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
     return module, tokenizer
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars for a load that takes a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def _adapted(module: nn.Module, path: Path) -> nn.Module:
     """`module` with the adapter's layers put in; `module` must be a copy of one's own."""
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
         raise MissingExtraError("peft", "local") from error
-    if not (path / "adapter_config.json").is_file() or not (path / "adapter_model.safetensors").is_file():
+    _check_adapter(path)
+    try:
+        if PeftConfig.from_pretrained(str(path)).is_prompt_learning:
+            raise CapabilityError(
+                "adapters that learn a prompt are not supported", expected="LoRA or another of layers"
+            )
+        adapted = PeftModel.from_pretrained(module, str(path), is_trainable=False)
+    except (ValueError, KeyError, RuntimeError, OSError, TypeError) as error:
+        raise ModelFileError(f"the adapter in {path} does not fit this model", got=str(error)[:400]) from error
+    base: nn.Module = adapted.get_base_model().eval().requires_grad_(False)
+    return base
+
+
+def _check_adapter(path: Path) -> None:
+    weights = path / "adapter_model.safetensors"
+    if not (path / "adapter_config.json").is_file() or not weights.is_file():
         raise ModelFileError(
             f"no adapter in {path}", expected="a folder with adapter_config.json and adapter_model.safetensors"
         )
-    if PeftConfig.from_pretrained(str(path)).is_prompt_learning:
-        raise CapabilityError(
-            "adapters that learn a prompt are not supported", expected="LoRA or another layer adapter"
-        )
-    adapted = PeftModel.from_pretrained(module, str(path), is_trainable=False)
-    base: nn.Module = adapted.get_base_model().eval().requires_grad_(False)
-    return base
+    problems = check_safetensors(weights)
+    if problems:
+        raise ModelFileError(f"the adapter file {weights} is broken", got=problems[0][1])

@@ -1,0 +1,189 @@
+"""One discipline at a time: what `evaluate`, `redteam`, `interpret`, `align` and `guard check` do outside a plan.
+
+Every call records what it measured in the same store, under a run of its own, so that single commands and whole runs can
+be compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from fivefold.errors import UnknownNameError, UsageError
+from fivefold.evaluate.cases import read_cases
+from fivefold.evaluate.run import evaluate
+from fivefold.evaluate.suites import suite, suite_names
+from fivefold.evidence import Store
+from fivefold.redteam.campaign import Assault, run_campaign
+from fivefold.redteam.findings import findings_from
+from fivefold.redteam.names import parse
+from fivefold.redteam.protocol import AttackBudget
+from fivefold.runtime.cached import CachedModel
+from fivefold.runtime.load import load
+from fivefold.runtime.protocol import Model
+from fivefold.stats import measure_rate
+from fivefold.thread.attack import CODE, heat, judge_of_answers
+from fivefold.thread.plan import parse_minutes
+from fivefold.thread.steps import code_digest
+from fivefold.types import Case, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
+
+
+def evaluate_model(
+    spec: str,
+    names: Sequence[str],
+    *,
+    cases: Path | None,
+    scorer: str | None,
+    split: str | None,
+    languages: Sequence[str] | None,
+    limit: int | None,
+    max_new_tokens: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Evaluate one model on suites or on a file of cases; measurements are recorded."""
+    if bool(names) == (cases is not None):
+        raise UsageError(
+            "name suites or give --cases, one of the two",
+            expected=f"suites: {', '.join(suite_names())}",
+            next_step="fivefold evaluate core-harms --model smollm2",
+        )
+    for name in names:
+        suite(name)
+    own = read_cases(cases)[:limit] if cases else ()
+    model = load(spec)
+    with Store.open() as store:
+        run = _run_name("evaluate", spec, {"names": list(names), "cases": digest(own), "split": split, "limit": limit})
+        common: dict[str, Any] = {
+            "log_dir": store.home / "runs" / run / "logs",
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "run": run,
+            "store": store,
+            "cache": store,
+        }
+        _record(store, model, spec, run)
+        if own:
+            results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, **common)]
+        else:
+            chosen = {"split": _split(split), "languages": languages, "limit": limit}
+            results = [evaluate(model, suite(n), **common, **chosen) for n in names]
+    return {
+        "run": run,
+        "model": spec,
+        "measurements": [m for r in results for m in (*r.measurements, *r.corrected)],
+        "findings": [],
+        "logs": [str(r.log_path) for r in results],
+    }
+
+
+def attack_model(
+    spec: str,
+    attacks: Sequence[str],
+    *,
+    suite_name: str,
+    cases: Path | None,
+    split: str,
+    language: str,
+    limit: int | None,
+    queries: int,
+    steps: int,
+    budget: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Attack one model; successes become findings in the store."""
+    if not attacks:
+        raise UsageError("no attack was named", next_step="fivefold list attacks")
+    parsed = [parse(text) for text in attacks]
+    pool = _behaviours(suite_name, cases, split, limit)
+    model = load(spec)
+    with Store.open() as store:
+        target = CachedModel(model, store)
+        run = _run_name("redteam", spec, {"attacks": list(attacks), "split": split, "limit": limit, "queries": queries})
+        _record(store, model, spec, run)
+        limits = AttackBudget(queries=queries, steps=steps)
+        assaults = [Assault(attack=a, cases=pool(at or language), budget=limits) for a, at in parsed]
+        judge = judge_of_answers()
+        deadline = time.monotonic() + parse_minutes(budget) * 60 if budget else None
+        campaign = run_campaign(target, assaults, judge, seed=seed, deadline=deadline)
+        taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
+        found = findings_from(campaign.tried, subject=model.fingerprint, run=run, taxonomies=taxonomies)
+        kept = [store.add_finding(f) for f in found]
+        slices = {t.attack: [u for u in campaign.tried if u.attack == t.attack] for t in campaign.tried}
+        made = [
+            store.add_measurement(
+                measure_rate(
+                    [t.outcome for t in tried],
+                    metric="attack_success",
+                    subject=model.fingerprint,
+                    subject_name=spec,
+                    safer="lower",
+                    clusters=[t.case.behaviour or t.case.id for t in tried],
+                    slice={"attack": name, "split": split},
+                    dataset=digest([t.case for t in tried]),
+                    code=code_digest(CODE),
+                    judge=judge.digest,
+                    run=run,
+                )
+            )
+            for name, tried in slices.items()
+        ]
+    return {
+        "run": run,
+        "model": spec,
+        "measurements": made,
+        "findings": kept,
+        "heat": heat(campaign.tried),
+        "queries": campaign.queries,
+        "seconds": campaign.seconds,
+        "left_out": list(campaign.stopped_early),
+    }
+
+
+def check_text(text: str, names: Sequence[str] | None, *, stage: str) -> list[Verdict]:
+    """What each guard says of one text."""
+    from fivefold.registry import registry
+
+    if stage not in get_args(Stage):
+        raise UnknownNameError("stage", stage, get_args(Stage))
+    known = registry("guard")
+    exchange = Exchange(
+        messages=(Message(role="user", content=text),),
+        answer=text if stage == "output" else None,
+        stage=cast(Stage, stage),
+    )
+    chosen = names or [n for n in known.names() if getattr(known.module(n), "READY", False)]
+    return [known.module(n).guard().check([exchange])[0] for n in chosen]
+
+
+def _behaviours(suite_name: str, cases: Path | None, split: str, limit: int | None) -> Any:
+    if cases is not None:
+        own = tuple(read_cases(cases))[:limit]
+        return lambda language: own
+    chosen, part = suite(suite_name), _split(split)
+
+    def pool(language: str) -> tuple[Case, ...]:
+        found = chosen.cases(languages=[language], split=part, limit=limit)
+        if not found:
+            raise UsageError(f"{suite_name} has no {part} cases in {language!r}", expected=", ".join(chosen.languages))
+        return found
+
+    return pool
+
+
+def _split(split: str | None) -> Split | None:
+    if split is not None and split not in get_args(Split):
+        raise UnknownNameError("split", split, get_args(Split))
+    return cast("Split | None", split)
+
+
+def _record(store: Store, model: Model, spec: str, run: str) -> None:
+    if model.fingerprint not in {v.id for v in store.versions()}:
+        store.add_version(ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec, created_by=run))
+
+
+def _run_name(command: str, spec: str, parameters: Mapping[str, Any]) -> str:
+    return f"{command}-{digest({'model': spec, **plain(parameters)})[:8]}"  # type: ignore[dict-item]
+
+
