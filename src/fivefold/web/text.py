@@ -1,4 +1,4 @@
-"""How text and numbers are written: hidden characters made visible, numbers with their unit, "not measured" for none."""
+"""How text and numbers are written: hidden characters made visible, units, "not measured" for what is not there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HIDDEN_RANGES: tuple[tuple[int, int], ...] = (
 """Controls, bidi and zero-width marks, fillers, variation selectors, surrogates, private use. U+FE0F is left alone: it
 follows ordinary emoji."""
 
-_HIDDEN = re.compile("[" + "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in HIDDEN_RANGES) + "]")
+HIDDEN = re.compile("[" + "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in HIDDEN_RANGES) + "]")
 
 
 def hidden_pattern() -> str:
@@ -32,11 +32,11 @@ def hidden_pattern() -> str:
 
 def visible(text: str) -> str:
     """`text` with every character that cannot be seen, or that reorders others, written as its code point."""
-    return _HIDDEN.sub(lambda m: f"\u27e8U+{ord(m[0]):04X}\u27e9", text.replace("\r\n", "\n"))
+    return HIDDEN.sub(lambda m: f"\u27e8U+{ord(m[0]):04X}\u27e9", text.replace("\r\n", "\n"))
 
 
 def finalize(value: Any) -> Any:
-    """What a template prints for a value: markup as it is, text made visible, nothing for None."""
+    """What a template prints for a value: markup as it is, text made visible, "not measured" for None."""
     if isinstance(value, Markup):
         return value
     if value is None:
@@ -77,7 +77,7 @@ def p_value(value: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """An integer with thin groups."""
+    """An integer with its thousands apart."""
     return NOT_MEASURED if value is None else f"{value:,}"
 
 
