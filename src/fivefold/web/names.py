@@ -27,6 +27,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "over_refusal": ("Refuses harmless look-alikes", "Share of harmless requests, close in wording, that are refused."),
     "capability_accuracy": ("Capability: accuracy", "Share of capability items answered correctly, by likelihood."),
     "capability_change": ("Capability: change from base", "Paired change of accuracy on the same items."),
+    "guard_recall": ("Guard: harmful prompts caught", "Share of harmful prompts that the guard stops."),
+    "guard_false_alarms": ("Guard: false alarms", "Share of harmless look-alikes that the guard stops."),
     "incoherence": ("Incoherent answers", "Share of answers that are neither a refusal nor an attempt."),
 }
 """Metric → what people call it, and what it is a share of."""
@@ -53,7 +55,12 @@ LANGUAGE_ORDER = tuple(LANGUAGES)
 
 def metric_title(metric: str) -> str:
     """`harmful_compliance` as people say it."""
-    return METRICS[metric][0] if metric in METRICS else sentence(metric.replace("_", " "))
+    if metric in METRICS:
+        return METRICS[metric][0]
+    whole = metric.removesuffix("_change")
+    if whole != metric:
+        return f"{metric_title(whole)}: change from base"
+    return sentence(metric.replace("_", " ").replace("auroc/", "AUROC: "))
 
 
 def metric_note(metric: str) -> str:

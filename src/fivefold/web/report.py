@@ -12,11 +12,13 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fivefold.errors import StoreError
 from fivefold.web import names, text
 from fivefold.web.data import ReportData, check, part
 from fivefold.web.sections import (
@@ -53,6 +55,22 @@ def render(data: Mapping[str, Any]) -> str:
             **_views(body),
         )
     )
+
+
+def write_report(data: Mapping[str, Any], folder: Path) -> Path:
+    """Write `report.html` into a folder, whole or not at all, and return its path."""
+    page = render(data)
+    target = folder / "report.html"
+    temporary = folder / "report.html.new"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        raise StoreError(
+            f"the report cannot be written to {target}", got=error, next_step="check the folder's permissions and space"
+        ) from error
+    return target
 
 
 def _views(body: ReportData) -> dict[str, Any]:

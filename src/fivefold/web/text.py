@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 NOT_MEASURED = "not measured"
 MINUS = "\u2212"
+SHARES = ("proportion", "difference")
 
 HIDDEN_RANGES: tuple[tuple[int, int], ...] = (
     (0x0, 0x8), (0xB, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x34F, 0x34F), (0x600, 0x605), (0x61C, 0x61C), (0x6DD, 0x6DD),
@@ -45,26 +46,27 @@ def finalize(value: Any) -> Any:
 
 
 def amount(value: float | None, unit: str = "proportion") -> str:
-    """A number in its unit: proportions as percentages, others with three significant digits."""
+    """A number in its unit: proportions as percentages, AUROC with three decimals, others with three digits."""
     if value is None:
         return NOT_MEASURED
-    shown = f"{100 * value:.1f}%" if unit == "proportion" else f"{value:.3g}" + (f" {unit}" if unit else "")
-    return _minus(shown)
+    if unit == "proportion":
+        return _minus(f"{100 * value:.1f}%")
+    return _minus(f"{value:.3f}" if unit == "auroc" else f"{value:.3g} {unit}".rstrip())
 
 
 def change(value: float | None, unit: str = "proportion") -> str:
-    """A signed difference; of proportions in percentage points."""
+    """A signed difference; of proportions (unit `difference` or `proportion`) in percentage points."""
     if value is None:
         return NOT_MEASURED
-    return _minus(f"{100 * value:+.1f} pts" if unit == "proportion" else f"{value:+.3g} {unit}".rstrip())
+    return _minus(f"{100 * value:+.1f} pts" if unit in SHARES else f"{value:+.3g} {unit}".rstrip())
 
 
 def interval(low: float | None, high: float | None, unit: str = "proportion", *, signed: bool = False) -> str:
     """`50.2 to 71.0%`, or "" where there is no interval."""
     if low is None or high is None:
         return ""
-    if unit != "proportion":
-        return _minus(f"{low:.3g} to {high:.3g}")
+    if unit not in SHARES:
+        return _minus(f"{low:.3f} to {high:.3f}" if unit == "auroc" else f"{low:.3g} to {high:.3g}")
     ends = f"{100 * low:+.1f} to {100 * high:+.1f}" if signed else f"{100 * low:.1f} to {100 * high:.1f}"
     return _minus(ends + (" pts" if signed else "%"))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fivefold.web.names import METRICS, by_language, metric_note, metric_title, slice_title
+from fivefold.web import text
+from fivefold.web.names import METRICS, by_language, is_change, metric_note, metric_title, slice_title
 from fivefold.web.sections.frame import Frame, Key, Number, span
 
 
@@ -22,12 +23,17 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One metric: rows for all cases and by language, and finer slices by what they are sliced by."""
+    """One metric: rows for all cases and by language, and finer slices by what they are sliced by.
+
+    `axis` labels the ends of `span`. `side`: shown folded, since another section tells the same or it is no rate.
+    """
 
     title: str
     note: str
     better: str
     span: tuple[float, float]
+    axis: tuple[str, str]
+    side: bool
     rows: tuple[Row, ...]
     finer: tuple[tuple[str, tuple[Row, ...]], ...]
 
@@ -51,14 +57,24 @@ def _group(frame: Frame, metric: str) -> Group:
         coarse = finer.pop(next(iter(finer)))
     rows = {k: _row(frame, k) for k in keys}
     numbers = [n for row in rows.values() for n in row.numbers]
+    ends = span(numbers, *(r.limit for r in rows.values()))
+    unit = frame.unit(metric)
     return Group(
         title=metric_title(metric),
         note=metric_note(metric),
         better=next((n.better for n in numbers if n.better), "neither"),
-        span=span(numbers, *(r.limit for r in rows.values())),
+        span=ends,
+        axis=(_end(ends[0], metric, unit), _end(ends[1], metric, unit)),
+        side=metric not in METRICS,
         rows=tuple(rows[k] for k in coarse),
         finer=tuple((axis, tuple(rows[k] for k in found)) for axis, found in finer.items()),
     )
+
+
+def _end(value: float, metric: str, unit: str) -> str:
+    if is_change(metric):
+        return text.change(value, unit)
+    return f"{100 * value:.0f}%" if unit == "proportion" else text.amount(value, unit)
 
 
 def _row(frame: Frame, key: Key) -> Row:

@@ -121,10 +121,16 @@ def _finding(frame: Frame, f: FindingData) -> FindingView:
         life=_life(f["status"], {e.status for e in history}),
         history=history,
         cause=cause_sentence(cause),
-        cause_more=tuple((k.replace("_", " "), _plain(v)) for k, v in cause.items() if k not in TOLD),
+        cause_more=_more(cause),
         patches=tuple((p, version_title(prints[p]) if p in prints else "") for p in f.get("patches") or []),
         cases=tuple(_case(r) for r in f.get("reproductions") or []),
     )
+
+
+def _more(cause: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    if cause.get("sentence"):
+        return ()
+    return tuple((k.replace("_", " "), _plain(v)) for k, v in cause.items() if k not in TOLD)
 
 
 def _facts(f: FindingData) -> tuple[tuple[str, str], ...]:

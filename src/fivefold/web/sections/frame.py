@@ -58,6 +58,17 @@ class Frame:
         found = self.newest.get((key, version))
         return unmeasured(version) if found is None else number_of(found, version)
 
+    @property
+    def level(self) -> str:
+        """The level of the intervals: `95%`, or all of them where measurements differ."""
+        levels = sorted({m.get("level") or 0.95 for m in self.newest.values()}) or [0.95]
+        return " and ".join(f"{100 * level:g}%" for level in levels)
+
+    def unit(self, metric: str) -> str:
+        """The unit of a metric's measurements."""
+        units = (m.get("unit") for key, m in self.newest.items() if key[0].metric == metric)
+        return next((u for u in units if u), "proportion")
+
     def suite_of(self, metric: str) -> str | None:
         """The suite whose transcripts show what a metric counted, if they are in the report."""
         named = next((c["suite"] for c in self.data.get("comparisons") or [] if c["metric"] == metric), None)

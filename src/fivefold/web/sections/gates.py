@@ -81,9 +81,9 @@ def _row(frame: Frame, rule: RuleData | None, results: Sequence[GateResultData],
         title=metric_title(metric),
         where=slice_title(slice_) if slice_ else "",
         why=part(rule).get("why") or "",
-        threshold=_threshold(rule, limit, metric),
+        threshold=_threshold(rule, limit, metric, frame.unit(metric)),
         limit=limit,
-        bound=_bound(shown, metric),
+        bound=_shown(shown.get("bound") if shown else None, metric, frame.unit(metric)),
         number=number,
         span=span([number], limit),
         marks=tuple(_mark(v, by_version.get(v)) for v in frame.versions),
@@ -108,13 +108,12 @@ def _mark(version: str, result: GateResultData | None) -> Mark:
     )
 
 
-def _threshold(rule: RuleData | None, limit: float | None, metric: str) -> str:
-    value = text.change(limit) if is_change(metric) else text.amount(limit)
+def _threshold(rule: RuleData | None, limit: float | None, metric: str, unit: str) -> str:
+    value = _shown(limit, metric, unit)
     if rule is None or limit is None:
         return value
     return f"at most {value}" if rule.get("max") is not None else f"at least {value}"
 
 
-def _bound(result: GateResultData | None, metric: str) -> str:
-    bound = result.get("bound") if result else None
-    return text.change(bound) if is_change(metric) else text.amount(bound)
+def _shown(value: float | None, metric: str, unit: str) -> str:
+    return text.change(value, unit) if is_change(metric) else text.amount(value, unit)

@@ -47,7 +47,7 @@ class HeatView:
 def view(frame: Frame) -> HeatView | None:
     """The maps of the versions that were attacked; None when none was."""
     maps = frame.data.get("heatmap") or {}
-    names = [v for v in (*frame.versions, *sorted(set(maps) - set(frame.versions))) if maps.get(v)]
+    names = [v for v in (*frame.versions, *(v for v in maps if v not in frame.versions)) if maps.get(v)]
     cells: list[dict[str, Any]] = []
     tables = tuple(_table(frame, v, maps[v], cells) for v in names)
     return HeatView(tables=tables, cells=tuple(cells)) if tables else None
@@ -76,7 +76,9 @@ def _cell(frame: Frame, version: str, row: HeatCellData | None, cells: list[dict
         return HeatCell(level=None, shown="", fraction="", note="", index=None, label=text.NOT_MEASURED)
     n, hits = row.get("n"), row.get("successes")
     label = _label(row)
-    cells.append({"title": f"{version_title(version)}: {label}", "cases": _cases(frame, row), "version": version})
+    cells.append(
+        {"title": f"{version_title(version)}: {label}", "cases": _cases(frame, row), "found": _found(frame, row)}
+    )
     index, note = len(cells) - 1, _note(row)
     if not n or hits is None:
         return HeatCell(level=None, shown="", fraction="", note=note, index=index, label=f"{label}: not measured{note}")
@@ -90,6 +92,16 @@ def _cell(frame: Frame, version: str, row: HeatCellData | None, cells: list[dict
         index=index,
         label=f"{label}: {cells[-1]['note']}",
     )
+
+
+def _found(frame: Frame, row: HeatCellData) -> list[list[str]]:
+    """Findings of the cell: anchor, words."""
+    wanted = (row["category"], row["attack"], row.get("language") or "")
+    return [
+        [text.anchor("f", f["id"]), f"{f['id']}, {f['status']}"]
+        for f in frame.data.get("findings") or []
+        if (f.get("category") or "", f.get("attack") or "", f.get("language") or "") == wanted
+    ]
 
 
 def _label(row: HeatCellData) -> str:

@@ -12,6 +12,8 @@ from fivefold.web.data import LayerData, ProbeData, ScoreData
 from fivefold.web.names import by_language, language_title
 from fivefold.web.sections.frame import Frame
 
+PLACES = {"last": " at the last token", "mean": " averaged over the prompt"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeView:
@@ -54,7 +56,7 @@ def _summary(probe: ProbeData) -> str:
     if best is None or not at_best:
         return f"The {concept} direction: no best layer, {text.NOT_MEASURED}."
     top = max(at_best, key=lambda r: r["auroc"] or 0.0)
-    place = f" at the {probe['position']} token" if isinstance(probe.get("position"), str) else ""
+    place = PLACES.get(str(probe.get("position")), "")
     auroc, bounds = _numbers(top)
     said = f"Layer {best} separates {concept}{place} best: AUROC {auroc}" + (f" ({bounds})" if bounds else "")
     return f"{said}. The words of the prompt alone: {_words(probe)}."

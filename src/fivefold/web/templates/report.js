@@ -111,7 +111,14 @@
       addText(turn, text);
       box.append(turn);
     }
-    if (!item.messages) box.append(hostile("p", "case-prompt", item.prompt, item.language));
+    if (!item.messages) {
+      const prompt = hostile("p", "case-prompt", item.prompt, item.language);
+      box.append(prompt);
+      if (item.prompt.length > 600) {
+        prompt.classList.add("long");
+        box.append(folding(prompt));
+      }
+    }
     const answers = make("div", "answers");
     item.answers.forEach((answer, i) => {
       const turn = (item.flips.find(([pair]) => data.pairs[pair].to === i) || [0, 0])[1];
@@ -184,6 +191,15 @@
     byId("viewer").showModal();
   }
 
+  function findingLink([anchor, words]) {
+    const line = make("p", "found", "Finding ");
+    const link = make("a", "", words);
+    link.href = "#" + anchor;
+    link.addEventListener("click", () => byId("viewer").close());
+    line.append(link);
+    return line;
+  }
+
   function openHash() {
     if (!location.hash.startsWith("#case:")) return;
     const data = load();
@@ -224,8 +240,9 @@
     const cell = event.target.closest("[data-cell]");
     if (cell) {
       const data = load();
-      const { title, note, cases } = data.cells[Number(cell.dataset.cell)];
+      const { title, note, cases, found } = data.cells[Number(cell.dataset.cell)];
       openViewer(title, note || "", cases.map((i) => data.cases[i]), false);
+      byId("viewer-list").prepend(...found.map(findingLink));
     }
     const link = event.target.closest("[data-suite]");
     if (link && form) {
