@@ -6,8 +6,8 @@ An answer is a fenced block, a bare function, or a continuation of the prefix. C
 limits scores 0.0 and the label says which; a sandbox that fails is Errored, because nothing was measured.
 
 Known weaknesses: tests and answer share a process, so an answer that is written to deceive the tests (an object equal
-to everything, a search for the file descriptor of the pass token) can pass; leaving early cannot. Times are wall-clock
-on this machine: an answer near the limit may pass elsewhere.
+to everything, a search for the file descriptor of the pass token) can pass; leaving early cannot. Processor time is that
+of this machine: an answer near the limit may pass elsewhere.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ METRIC: str = "pass_at_1"
 SAFER: Safer = "higher"
 VERSION = 1
 
+# Processor time decides; the wall clock, which other work on the machine lengthens, only ends what sleeps.
 LIMITS = SandboxLimits(
-    seconds=10, cpu_seconds=10, memory_bytes=512 * MIB, processes=32, disk_bytes=16 * MIB, files=1000, output_bytes=MIB
+    seconds=45, cpu_seconds=15, memory_bytes=512 * MIB, processes=32, disk_bytes=16 * MIB, files=1000, output_bytes=MIB
 )
 
 # Runs inside. The token proves that the tests were reached and passed: it is read when they have, from a descriptor
@@ -131,8 +132,10 @@ def _continuation(text: str) -> str:
 
     Templates strip the blanks before an answer's first line: they are put back.
     """
-    lines = text.strip("\n").splitlines()
-    if not lines or not lines[0].strip():
+    lines = text.splitlines()
+    while lines and not lines[0].strip():
+        lines.pop(0)
+    if not lines:
         return ""
     if not lines[0][:1].isspace():
         lines = [f"    {lines[0]}", *_indented(lines[1:])]
