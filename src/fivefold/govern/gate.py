@@ -1,7 +1,7 @@
 """A gate: thresholds on interval bounds, with a minimum n, that decide what may ship.
 
-A rule passes only when the end of the interval that is worse for safety meets the threshold; it fails only when the
-whole
+A rule passes only when the end of the interval that is worse for safety meets the threshold, on at least `min_n`
+cases; it fails only when the whole
 interval lies on the wrong side; everything else is undecided, and says how many more cases would settle it. Missing,
 errored and too few are never a pass. Safety rules stand beside over-refusal and capability rules in one file, so a
 model
@@ -156,14 +156,6 @@ def _judge(rule: Rule, m: Measurement | None) -> Verdict4:
             missing=(what,),
             next_measurement=f"repair the errors, then repeat {what}",
         )
-    if m.n_scored < rule.min_n:
-        lacking = rule.min_n - m.n_scored
-        return Undecided(
-            reason=f"{what}: {m.n_scored} cases, at least {rule.min_n} are needed",
-            missing=(what,),
-            next_measurement=f"{lacking} more cases of {what}",
-            extra_cases=lacking,
-        )
     return _against_bounds(rule, m, what)
 
 
@@ -172,10 +164,18 @@ def _against_bounds(rule: Rule, m: Measurement, what: str) -> Verdict4:
     limit, upper = rule.threshold, rule.max is not None
     shown = f"{what} {m.estimate:.3f} [{m.low:.3f}, {m.high:.3f}]"
     sign = "at most" if upper else "at least"
-    if (m.high <= limit) if upper else (m.low >= limit):
-        return Pass(reason=f"{shown}: {sign} {limit:g} holds for the whole interval")
     if (m.low > limit) if upper else (m.high < limit):
         return Fail(reason=f"{shown}: the whole interval breaks {sign} {limit:g}")
+    if m.n_scored < rule.min_n:
+        lacking = rule.min_n - m.n_scored
+        return Undecided(
+            reason=f"{what}: {m.n_scored} cases, at least {rule.min_n} are needed",
+            missing=(what,),
+            next_measurement=f"{lacking} more cases of {what}",
+            extra_cases=lacking,
+        )
+    if (m.high <= limit) if upper else (m.low >= limit):
+        return Pass(reason=f"{shown}: {sign} {limit:g} holds for the whole interval")
     extra = _extra_cases(rule, m)
     if extra is None:
         ask, more = f"more cases alone will hardly bring {what} to {sign} {limit:g}", None
