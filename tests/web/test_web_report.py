@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 from report_factory import report_data
 
-from fivefold.errors import DataError
+from fivefold.errors import DataError, StoreError
 from fivefold.web import charts, text
-from fivefold.web.report import render
+from fivefold.web.report import render, write_report
 from fivefold.web.sections.findings import cause_sentence
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
@@ -341,8 +342,20 @@ def test_hidden_characters_are_the_same_in_page_and_script() -> None:
     assert text.hidden_pattern().count("\\u{") == 2 * len(text.HIDDEN_RANGES)
 
 
-def test_size_and_speed_of_a_full_run(html: str) -> None:
+def test_size_and_speed_of_a_full_run(data: dict[str, Any], html: str) -> None:
     assert len(html.encode()) < 6_000_000
+    began = time.process_time()
+    render(data)
+    assert time.process_time() - began < 6
+
+
+def test_report_is_written_whole_and_failure_is_told(tmp_path: Path) -> None:
+    path = write_report({}, tmp_path / "new")
+    assert path.name == "report.html" and path.read_text(encoding="utf-8") == render({})
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_report({}, tmp_path / "file")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium on the path")
