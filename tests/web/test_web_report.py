@@ -8,16 +8,17 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_factory import VERSIONS, report_data
+from report_factory import report_data
 
-from fivefold.errors import DataError
+from fivefold.errors import DataError, StoreError
 from fivefold.web import charts, text
-from fivefold.web.report import render
+from fivefold.web.report import render, write_report
 from fivefold.web.sections.findings import cause_sentence
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
@@ -169,7 +170,7 @@ def test_hostile_text_stays_text_everywhere() -> None:
 def test_hostile_keys_cannot_leave_their_place() -> None:
     found = report_data(behaviours=4)
     found["transcripts"] = {EVIL + k: v for k, v in found["transcripts"].items()}
-    found["heatmap"] = {EVIL: found["heatmap"]["base"]}
+    found["heatmap"] = {EVIL: found["heatmap"]["base (attacked behaviours)"]}
     found["guard"]["rows"][0][EVIL] = 1
     found["findings"][0]["cause"] = {EVIL: EVIL}
     found["findings"][0]["id"] = EVIL
@@ -219,10 +220,13 @@ def test_numbers_shown_are_the_datas(data: dict[str, Any], html: str) -> None:
     assert len(cells) == len({m["id"] for m in data["measurements"]})
     for m in data["measurements"]:
         shown = " ".join(re.sub(r"<[^>]+>", " ", cells[text.anchor("m", m["id"])]).split())
-        signed = m["metric"] == "capability_change"
-        estimate = f"{100 * m['estimate']:+.1f} pts" if signed else f"{100 * m['estimate']:.1f}%"
-        ends = [f"{100 * m[e]:+.1f}" if signed else f"{100 * m[e]:.1f}" for e in ("low", "high")]
-        wanted = f"{estimate} {ends[0]} to {ends[1]}{' pts' if signed else '%'} n = {m['n_scored']}"
+        write = {
+            "difference": lambda x: f"{100 * x:+.1f} pts",
+            "proportion": lambda x: f"{100 * x:.1f}%",
+            "auroc": lambda x: f"{x:.3f}",
+        }[m["unit"]]
+        estimate, low, high = (write(m[k]) for k in ("estimate", "low", "high"))
+        wanted = f"{estimate} {low.rstrip('% pts')} to {high} n = {m['n_scored']}"
         assert shown.startswith(wanted.replace("-", text.MINUS)), (shown, wanted)
         assert (f"{m['n_errored']} errored" in shown) == bool(m["n_errored"])
 
@@ -264,7 +268,7 @@ def test_gate_table_shows_every_verdict_and_waiver(data: dict[str, Any], html: s
 
 def test_heat_map_cells_carry_counts_and_find_their_cases(data: dict[str, Any], html: str) -> None:
     cells = case_block(html)["cells"]
-    rows = [r for v in VERSIONS for r in data["heatmap"].get(v, [])]
+    rows = [r for v in data["heatmap"].values() for r in v]
     assert len(cells) == len(rows)
     assert sorted(c["note"].split(" behaviours")[0] for c in cells) == sorted(
         f"{r['successes']} of {r['n']}" for r in rows
@@ -338,8 +342,20 @@ def test_hidden_characters_are_the_same_in_page_and_script() -> None:
     assert text.hidden_pattern().count("\\u{") == 2 * len(text.HIDDEN_RANGES)
 
 
-def test_size_and_speed_of_a_full_run(html: str) -> None:
+def test_size_and_speed_of_a_full_run(data: dict[str, Any], html: str) -> None:
     assert len(html.encode()) < 6_000_000
+    began = time.process_time()
+    render(data)
+    assert time.process_time() - began < 6
+
+
+def test_report_is_written_whole_and_failure_is_told(tmp_path: Path) -> None:
+    path = write_report({}, tmp_path / "new")
+    assert path.name == "report.html" and path.read_text(encoding="utf-8") == render({})
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_report({}, tmp_path / "file")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium on the path")
