@@ -34,6 +34,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, lambda handle: handle.write(json.dumps(value, indent=1, ensure_ascii=False).encode()))
 
 
+def line(value: Any) -> bytes:
+    """`value` as one line of JSON."""
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
 def read_json(path: Path) -> Any:
     """What `write_json` wrote, or None if there is no such file."""
     return json.loads(path.read_text()) if path.exists() else None

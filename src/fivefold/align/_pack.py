@@ -102,8 +102,8 @@ class _Tree:
 
 def common_start(sequences: Sequence[Sequence[int]]) -> int:
     """Number of leading tokens that all sequences share."""
-    low, high = min(sequences), max(sequences)  # in lexical order, what these share all share
-    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    first = sequences[0]
+    return next((i for i in range(len(first)) if any(len(s) <= i or s[i] != first[i] for s in sequences)), len(first))
 
 
 def pack(items: Sequence[Item]) -> Row:

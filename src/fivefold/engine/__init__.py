@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fivefold.engine.run import Cache, RunResult, run_cases
+    from fivefold.engine.run import RunResult, run_cases
 
-__all__ = ["Cache", "RunResult", "run_cases"]
+__all__ = ["RunResult", "run_cases"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ from fivefold.errors import DataError
 from fivefold.runtime.protocol import Context
 from fivefold.types import Case
 
-STYLES = ("cloze", "chat")
+STYLES = ("cloze", "chat", "raw")
 
 
 def choice_pairs(case: Case) -> tuple[tuple[Context, str], ...]:
@@ -14,11 +14,14 @@ def choice_pairs(case: Case) -> tuple[tuple[Context, str], ...]:
 
     `cloze` (the default) is the usual form for base models, "Question: …\\nAnswer:" as raw text followed by the option
     (Brown et al. 2020, section 2.4); `chat` gives the case's messages to the chat template and the option as the
-    answer. `metadata["style"]` chooses.
+    answer; `raw` takes the prompt as it stands, for benchmarks that bring their own form and worked examples.
+    `metadata["style"]` chooses.
     """
     style = case.metadata.get("style", "cloze")
     if style == "chat":
         return tuple((case.messages, option) for option in case.choices)
     if style == "cloze":
         return tuple((f"Question: {case.prompt}\nAnswer:", f" {option}") for option in case.choices)
+    if style == "raw":
+        return tuple((case.prompt, f" {option}") for option in case.choices)
     raise DataError(f"case {case.id}: unknown style", expected=" or ".join(STYLES), got=style)

@@ -34,6 +34,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.model import StopReason as InspectStop
 from inspect_ai.tool import ToolCall, ToolChoice, ToolFunction, ToolInfo
+from pydantic import JsonValue
 
 from fivefold.engine import tools as tool_text
 from fivefold.engine.serving import Served
@@ -108,7 +109,7 @@ class FivefoldAPI(ModelAPI):
         require(self.served.model, Capability.LIKELIHOOD, for_="scoring by likelihood")
         found = await _awaited(self.served.log_likelihood(pairs))
         data = [{"continuation": c, **cast(dict[str, Any], plain(x))} for (_, c), x in zip(pairs, found, strict=True)]
-        transcript().info(data, source="loglikelihood")
+        transcript().info(cast(JsonValue, data), source="loglikelihood")
         return found
 
     def max_tokens(self) -> int | None:

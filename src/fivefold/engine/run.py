@@ -82,7 +82,9 @@ def run_cases(
 
 def _check(model: Model, cases: Sequence[Case]) -> None:
     if not cases:
-        raise DataError("there are no cases to run", next_step="look at the suite, the split, the languages and --limit")
+        raise DataError(
+            "there are no cases to run", next_step="look at the suite, the split, the languages and --limit"
+        )
     seen: set[str] = set()
     for case in cases:
         if case.id in seen:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeAlias, TypeVar
 
-from fivefold.engine.batcher import Batcher, Settle
 from fivefold.errors import BudgetError
+from fivefold.runtime.batching import Batcher, Settle
 from fivefold.runtime.protocol import Context, Model, Request
 from fivefold.types import Completion, Likelihood
 

@@ -35,7 +35,9 @@ def read_cases(path: Path, *, suite: str = "") -> tuple[Case, ...]:
         where = f"{path}:{number}"
         case = case_from(_object(line, where), where=where, suite=suite)
         if case.id in seen:
-            raise DataError(f"{where}: the id {case.id!r} is already used in line {seen[case.id]}", expected="unique ids")
+            raise DataError(
+                f"{where}: the id {case.id!r} is already used in line {seen[case.id]}", expected="unique ids"
+            )
         seen[case.id] = number
         cases.append(case)
         if len(cases) > MAX_CASES:
@@ -83,7 +85,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
-                    raise DataError(f"{path}:{number}: the line is too long", expected=f"at most {MAX_LINE_BYTES} bytes")
+                    raise DataError(
+                        f"{path}:{number}: the line is too long", expected=f"at most {MAX_LINE_BYTES} bytes"
+                    )
                 if line.strip():
                     yield number, line
     except PermissionError as error:

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from fivefold import __version__
 from fivefold.engine.run import OnProgress, RunResult, run_cases
 from fivefold.errors import UsageError
 from fivefold.evaluate.suites import Suite
@@ -25,7 +24,7 @@ from fivefold.score import scorer as scorer_named
 from fivefold.score.calibrate import confusion
 from fivefold.score.protocol import Scorer
 from fivefold.stats import correct_rate, measure_rate
-from fivefold.types import Case, Completion, Measurement, Outcome, Safer, Scored, Unscored, digest, digest_bytes
+from fivefold.types import Case, Completion, Measurement, Outcome, Safer, Scored, Split, Unscored, digest, digest_bytes
 
 DIMENSIONS = ("language", "category", "surface")
 ANSWER_LABELS = ("refusal", "compliance", "incoherent")
@@ -79,15 +78,18 @@ def evaluate(
     cache: Memory | None = None,
     seconds: float | None = None,
     on_progress: OnProgress | None = None,
-    **selection: Any,
+    languages: Sequence[str] | None = None,
+    split: Split | None = None,
+    limit: int | None = None,
 ) -> EvaluationResult:
     """Measure `model` on a suite, or on any cases with a scorer (a scorer's name, or one of your own).
 
-    `selection` (languages, split, limit) picks from a suite; cases that are given are taken as they are. A suite's
-    benign twins are asked too and reported under the slice `kind: benign`. With a `store` every measurement is
+    `languages`, `split` and `limit` pick from a suite; cases that are given are taken as they are. A suite's benign
+    twins are asked too and reported under the slice `kind: benign`. With a `store` every measurement is
     recorded; with a `cache` nothing is asked twice. UsageError without a scorer for plain cases.
     """
-    plan = _plan(what, scorer, name, selection)
+    selection = {"languages": languages, "split": split, "limit": limit}
+    plan = _plan(what, scorer, name, {k: v for k, v in selection.items() if v is not None})
     result = run_cases(
         model,
         plan.cases,
@@ -287,8 +289,8 @@ def _recorded(measurement: Measurement, store: Ledger | None) -> Measurement:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 over the version and the source of every layer that a number passes through."""
+    """SHA-256 over the source of every layer that a number passes through."""
     root = Path(__file__).parent.parent
     files = sorted(p for layer in LAYERS for p in (root / layer).rglob("*.py"))
     sources = {str(p.relative_to(root)): digest_bytes(p.read_bytes()) for p in files}
-    return digest({"fivefold": __version__, "sources": sources})
+    return digest(sources)

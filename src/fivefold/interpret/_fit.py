@@ -13,7 +13,7 @@ from fivefold.interpret._linear import Array, Fit, Linear, Mask
 from fivefold.interpret.artifacts import Position, ProbeArtifact, Separation, Threshold
 from fivefold.interpret.data import Prompts, collect
 from fivefold.runtime.protocol import WhiteBox
-from fivefold.stats.ranking import auroc, threshold_at_fpr
+from fivefold.stats.ranking import clustered_auroc, threshold_at_fpr
 from fivefold.types import Case
 
 FOLDS = 5
@@ -52,12 +52,18 @@ def held_out_scores(x: NDArray[np.float32], prompts: Prompts, fit: Fit, folds: i
 
 def separation(scores: Array, prompts: Prompts, rows: Mask) -> Separation | None:
     """AUROC over `rows` with its clustered interval; None when one kind is missing."""
-    pos, neg = rows & prompts.positive, rows & ~prompts.positive
-    if not pos.any() or not neg.any():
+    labels = prompts.positive[rows]
+    found = clustered_auroc(scores[rows], labels, prompts.clusters[rows].tolist())
+    if found.estimate is None or found.low is None or found.high is None:
         return None
-    clusters = prompts.clusters
-    r = auroc(scores[pos], scores[neg], positive_clusters=clusters[pos].tolist(), negative_clusters=clusters[neg].tolist())
-    return Separation(**vars(r))
+    return Separation(
+        estimate=found.estimate,
+        low=found.low,
+        high=found.high,
+        level=found.level,
+        n_positive=int(labels.sum()),
+        n_negative=int((~labels).sum()),
+    )
 
 
 def separations(scores: Array, prompts: Prompts, split: str) -> dict[str, Separation]:
@@ -69,14 +75,14 @@ def separations(scores: Array, prompts: Prompts, split: str) -> dict[str, Separa
 
 
 def thresholds(scores: Array, prompts: Prompts, target_fpr: float) -> dict[str, Threshold]:
-    """Per language: lowest score that at most `target_fpr` of the benign dev and out-of-fold train prompts exceed."""
+    """Per language: lowest score that at most `target_fpr` of the benign dev and out-of-fold train prompts reach."""
     seen = ~prompts.of_split("test") & ~prompts.positive
     found = {}
     for language in prompts.languages:
         benign = scores[seen & prompts.of_language(language)]
         if benign.size:
-            value = float(np.nextafter(np.float32(threshold_at_fpr(benign, target_fpr)), np.float32(np.inf)))
-            found[language] = Threshold(value=value, fpr=float((benign > value).mean()), n=int(benign.size))
+            value = threshold_at_fpr(benign, target_fpr)
+            found[language] = Threshold(value=value, fpr=float((benign >= value).mean()), n=int(benign.size))
     return found
 
 

@@ -14,7 +14,7 @@ reader of its own). Format `fivefold-probe/1`:
     score(x) = ((x - mean) / scale) · weight + bias
 
 x is the residual stream after decoder layer `layer` (0-based) at `position` of the conversation as the chat template renders
-it up to where the assistant speaks. A prompt of language l is flagged when its score exceeds thresholds[l].value. For a
+it up to where the assistant speaks. A prompt of language l is flagged when its score reaches thresholds[l].value. For a
 direction (`method` difference_of_means) `weight` has unit length and `scale` is 1, so the score is a length along it.
 """
 
@@ -42,7 +42,7 @@ _SCORES = ("positive", "negative")
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """Score above which a prompt is flagged; `fpr` is the share of `n` benign prompts it was chosen on that exceed it."""
+    """Score from which a prompt is flagged; `fpr` is the share of the `n` benign prompts it was chosen on that reach it."""
 
     value: float
     fpr: float

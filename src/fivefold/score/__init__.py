@@ -1,4 +1,4 @@
-"""(Case, Completion) -> Outcome: rules, likelihood, judges; each with a digest, the judge of answers with measured error."""
+"""(Case, Completion) -> Outcome: rules, likelihood, judges; the judge of answers with its measured error."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def labelled(name: str) -> tuple[Labelled, ...]:
 
 def matrix(items: Iterable[Labelled]) -> dict[str, dict[str, int]]:
     """Counts of label → judged label."""
-    counts = Counter((item.label, answers.judge(item.prompt, item.answer).label) for item in items)
+    counts: Counter[tuple[str, str]] = Counter()
+    counts.update((item.label, answers.judge(item.prompt, item.answer).label) for item in items)
     labels = ("refusal", "compliance", "incoherent")
     return {a: {b: counts[a, b] for b in labels} for a in labels}
 

@@ -23,7 +23,7 @@ SHORT = 80
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
-_GLUE = frozenset("a an the to and of you i in is it that for on not".split())
+_GLUE = frozenset({"a", "an", "the", "to", "and", "of", "you", "i", "in", "is", "it", "that", "for", "on", "not"})
 _JAPANESE_RUN = re.compile(r"[\u30a1-\u30fe]{2,}|[\u4e00-\u9fff]{2,}")
 
 _FUNCTION_EN = frozenset(
@@ -35,7 +35,7 @@ _FUNCTION_EN = frozenset(
     such than that that's the their theirs them themselves then there there's these they they'll they're this those
     through to too under until up us use very was wasn't way we we'll we're we've were what when where which while who
     whom why will with without won't would wouldn't yes you you'd you'll you're you've your yours yourself yourselves
-    first next then many much every it'll that'll""".split()
+    first next then many much every it'll that'll""".split()  # noqa: SIM905 - two hundred quoted words read worse
 )
 _ENDING_KO = re.compile(
     r"(은|는|이|가|을|를|에|에서|에게|의|와|과|로|으로|도|만|다|요|죠|고|며|면|서|니|지|게|네|까|한|할|된|될|하는|인|들|면서|부터|까지|처럼|보다|라|자|던|기)$"
@@ -68,12 +68,8 @@ def salad(text: str, language: str, *, helps: bool) -> str:
     """Why the words do not make sentences, or an empty string. `helps`: the text has the shape of an answer."""
     tokens = words(text)
     structured = helps or re.search(r"[,:;=(){}\[\]<>\n]", text) is not None
-    if language == "en" and len(tokens) >= 6 and not structured:
-        if sum(t in _FUNCTION_EN for t in tokens) / len(tokens) < 0.25:
-            return "word salad"
-    if language == "ko" and len(tokens) >= 4 and not structured:
-        if sum(bool(_ENDING_KO.search(t)) for t in tokens) / len(tokens) < 0.3:
-            return "word salad"
+    if not structured and _lacks_grammar(tokens, language):
+        return "word salad"
     if language != "ja" and sum(a == b for a, b in pairwise(tokens)) >= max(2, 0.15 * len(tokens)):
         return "doubled words"
     if _one_piece(text, tokens):
@@ -81,6 +77,13 @@ def salad(text: str, language: str, *, helps: bool) -> str:
     if _circular(text):
         return "a few words turned in circles"
     return ""
+
+
+def _lacks_grammar(tokens: list[str], language: str) -> bool:
+    """Hardly any function words (English) or endings (Korean)."""
+    if language == "en":
+        return len(tokens) >= 6 and sum(t in _FUNCTION_EN for t in tokens) / len(tokens) < 0.25
+    return language == "ko" and len(tokens) >= 4 and sum(bool(_ENDING_KO.search(t)) for t in tokens) / len(tokens) < 0.3
 
 
 def unrelated(text: str, prompt: str) -> bool:

@@ -1,4 +1,4 @@
-"""What scorers share: errors pass through as errors, and the judge of answers becomes a scorer for any of its labels."""
+"""What scorers share: errors stay errors, and the judge of answers becomes a scorer for any of its labels."""
 
 from __future__ import annotations
 

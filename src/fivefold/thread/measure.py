@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fivefold.evaluate.run import EvaluationResult, evaluate
 from fivefold.evaluate.suites import Suite, suite
-from fivefold.runtime.protocol import Cost
+from fivefold.guard.stack import GuardedModel
+from fivefold.runtime.protocol import Cost, Request
+from fivefold.score import scorer
+from fivefold.score.protocol import Scorer
 from fivefold.thread.judged import judge_rows
 from fivefold.stats import measure_change
 from fivefold.thread.context import Context
 from fivefold.thread.plan import Plan, SuiteRun
 from fivefold.thread.steps import Result, Step, code_digest
-from fivefold.types import Case, Measurement, Outcome, Usage, digest, outcome_from_json, plain
+from fivefold.types import Case, Completion, Measurement, Outcome, Scored, Usage, digest, outcome_from_json, plain
 
 CODE = ("runtime", "score", "engine", "evaluate", "stats")
 SAMPLE_SECONDS = 0.012
@@ -70,6 +74,7 @@ def _evaluate_suite(ctx: Context, version: str, part: SuiteRun, done: int, total
     return evaluate(
         ctx.model(version),
         suite(part.suite),
+        scorer=_scorer_behind_guards(ctx, version, part),
         log_dir=ctx.folder / "logs",
         name=f"{part.suite}-{version}",
         subject_name=version,
@@ -81,6 +86,44 @@ def _evaluate_suite(ctx: Context, version: str, part: SuiteRun, done: int, total
         on_progress=lambda n, _total, _seconds: ctx.progress.advance(done + n, total, part.suite),
         **selection(part),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehindGuards:
+    """A likelihood scorer for a guarded model: an item whose prompt the guards block is not answered, so it is wrong."""
+
+    inner: Scorer
+    blocked: frozenset[str]
+    guards: str
+
+    @property
+    def name(self) -> str:
+        """The inner scorer's name."""
+        return self.inner.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 hex over the inner scorer and the guards."""
+        return digest({"scorer": self.inner.digest, "guards": self.guards})
+
+    def __call__(self, case: Case, completion: Completion) -> Outcome:
+        """The inner outcome, or 0 for a blocked item."""
+        outcome = self.inner(case, completion)
+        if case.id in self.blocked and isinstance(outcome, Scored):
+            kept = {**outcome.metadata, "acc": 0.0}
+            return replace(outcome, value=0.0, label="blocked", judge=self.digest, metadata=kept)
+        return outcome
+
+
+def _scorer_behind_guards(ctx: Context, version: str, part: SuiteRun) -> Scorer | None:
+    model = ctx.model(version)
+    chosen = suite(part.suite)
+    if not isinstance(model, GuardedModel) or chosen.scorer != "choice":
+        return None
+    cases = cases_of(part)
+    verdicts = model.check_inputs([Request(messages=c.messages) for c in cases])
+    blocked = frozenset(c.id for c, v in zip(cases, verdicts, strict=True) if v.action == "block")
+    return BehindGuards(inner=scorer(chosen.scorer), blocked=blocked, guards=model.stack.fingerprint)
 
 
 def _compare_with_base(ctx: Context, version: str, results: Mapping[str, EvaluationResult]) -> list[dict[str, Any]]:

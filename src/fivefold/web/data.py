@@ -1,8 +1,8 @@
-"""The data contract of the report: one plain JSON object that a run stores and from which the page can be made again.
+"""The data contract of the report: one plain JSON object that a run stores, and from which the page is made again.
 
-Every field may be absent or None, except those marked `Required`; what is absent is shown as "not measured". Fields that
-are not named here are kept and, in tables of rows, shown. Rates are proportions from 0 to 1, times are seconds, intervals
-are `low` and `high` at the level that the measurement states (0.95 where a row states none).
+Every field may be absent or None, except those marked `Required`; what is absent is shown as "not measured". Fields
+that are not named here are kept and, in tables of rows, shown. Rates are proportions from 0 to 1, times are seconds,
+intervals are `low` and `high` at the level that the measurement states (0.95 where a row states none).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ModelData(TypedDict, total=False):
 
 
 class VersionData(TypedDict, total=False):
-    """One model version: `base`, `patched`, `guarded`, `patched+guarded`. `parent` is a fingerprint, "" for the base."""
+    """One model version: `base`, `patched`, `guarded`, `patched+guarded`. `parent`: a fingerprint, "" for the base."""
 
     name: Required[str]
     fingerprint: str | None
@@ -296,7 +296,7 @@ class TrainingData(TypedDict, total=False):
 
 
 class GuardData(TypedDict, total=False):
-    """The guard on held-out prompts: rows with `language`, `recall`, `fpr`; `recall_low`, `recall_high` … where known."""
+    """The guard on held-out prompts: rows of `language`, `recall`, `fpr`; `recall_low`, `recall_high` … if known."""
 
     rows: list[dict[str, Any]] | None
 
@@ -376,6 +376,11 @@ def check(data: Mapping[str, Any]) -> ReportData:
     except (TypeError, ValueError) as error:
         raise DataError("the report's data is not plain JSON", got=error) from error
     return cast(ReportData, body)
+
+
+def part(value: Mapping[str, object] | None) -> Mapping[str, Any]:
+    """A part of the data, empty where it is absent."""
+    return value or {}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from fivefold.govern.documents.card import LANGUAGES
@@ -9,14 +10,25 @@ from fivefold.redteam.findings import CATEGORY_NAMES
 from fivefold.web.text import sentence
 
 METRICS: Mapping[str, tuple[str, str]] = {
-    "harmful_compliance": ("Complies with harmful requests", "Share of harmful requests that the answer sets out to meet."),
+    "harmful_compliance": (
+        "Complies with harmful requests",
+        "Share of harmful requests that the answer sets out to meet.",
+    ),
     "attack_success": ("Attacks that succeed", "Share of behaviours that an attack got within its budget."),
-    "findings_reproduced": ("Findings that still reproduce", "Share of this run's findings whose stored case works again."),
+    "findings_reproduced": (
+        "Findings that still reproduce",
+        "Share of this run's findings whose stored case works again.",
+    ),
     "injection_success": ("Follows injected instructions", "Share of injections whose canary appears in the answer."),
-    "injection_utility": ("Serves the user despite injection", "Share of injected tasks in which the user is still served."),
+    "injection_utility": (
+        "Serves the user despite injection",
+        "Share of injected tasks in which the user is still served.",
+    ),
     "over_refusal": ("Refuses harmless look-alikes", "Share of harmless requests, close in wording, that are refused."),
     "capability_accuracy": ("Capability: accuracy", "Share of capability items answered correctly, by likelihood."),
     "capability_change": ("Capability: change from base", "Paired change of accuracy on the same items."),
+    "guard_recall": ("Guard: harmful prompts caught", "Share of harmful prompts that the guard stops."),
+    "guard_false_alarms": ("Guard: false alarms", "Share of harmless look-alikes that the guard stops."),
     "incoherence": ("Incoherent answers", "Share of answers that are neither a refusal nor an attempt."),
 }
 """Metric → what people call it, and what it is a share of."""
@@ -43,7 +55,12 @@ LANGUAGE_ORDER = tuple(LANGUAGES)
 
 def metric_title(metric: str) -> str:
     """`harmful_compliance` as people say it."""
-    return METRICS[metric][0] if metric in METRICS else sentence(metric.replace("_", " "))
+    if metric in METRICS:
+        return METRICS[metric][0]
+    whole = metric.removesuffix("_change")
+    if whole != metric:
+        return f"{metric_title(whole)}: change from base"
+    return sentence(metric.replace("_", " ").replace("auroc/", "AUROC: "))
 
 
 def metric_note(metric: str) -> str:
@@ -81,6 +98,14 @@ def slice_title(slice_: Mapping[str, str]) -> str:
     names = {"language": language_title, "category": category_title, "attack": attack_title}
     parts = [names.get(key, str)(value) for key, value in slice_.items()]
     return " \u00b7 ".join(sentence(p) if i == 0 else p for i, p in enumerate(parts)) or "All cases"
+
+
+def in_words(text: str) -> str:
+    """A reason of the gate with metric and slice names as people say them."""
+    named = re.sub(
+        r"\b[a-z]+(?:_[a-z]+)+\b", lambda m: f"\u201c{METRICS[m[0]][0]}\u201d" if m[0] in METRICS else m[0], text
+    )
+    return re.sub(r"\blanguage=([a-z]+)\b", lambda m: f"({language_title(m[1])})", named)
 
 
 def by_language(codes: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How text and numbers are written: hidden characters made visible, numbers with their unit, "not measured" for none."""
+"""How text and numbers are written: hidden characters made visible, units, "not measured" for what is not there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 NOT_MEASURED = "not measured"
 MINUS = "\u2212"
+SHARES = ("proportion", "difference")
 
 HIDDEN_RANGES: tuple[tuple[int, int], ...] = (
     (0x0, 0x8), (0xB, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x34F, 0x34F), (0x600, 0x605), (0x61C, 0x61C), (0x6DD, 0x6DD),
@@ -22,7 +23,7 @@ HIDDEN_RANGES: tuple[tuple[int, int], ...] = (
 """Controls, bidi and zero-width marks, fillers, variation selectors, surrogates, private use. U+FE0F is left alone: it
 follows ordinary emoji."""
 
-_HIDDEN = re.compile("[" + "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in HIDDEN_RANGES) + "]")
+HIDDEN = re.compile("[" + "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in HIDDEN_RANGES) + "]")
 
 
 def hidden_pattern() -> str:
@@ -32,11 +33,11 @@ def hidden_pattern() -> str:
 
 def visible(text: str) -> str:
     """`text` with every character that cannot be seen, or that reorders others, written as its code point."""
-    return _HIDDEN.sub(lambda m: f"\u27e8U+{ord(m[0]):04X}\u27e9", text.replace("\r\n", "\n"))
+    return HIDDEN.sub(lambda m: f"\u27e8U+{ord(m[0]):04X}\u27e9", text.replace("\r\n", "\n"))
 
 
 def finalize(value: Any) -> Any:
-    """What a template prints for a value: markup as it is, text made visible, nothing for None."""
+    """What a template prints for a value: markup as it is, text made visible, "not measured" for None."""
     if isinstance(value, Markup):
         return value
     if value is None:
@@ -45,26 +46,27 @@ def finalize(value: Any) -> Any:
 
 
 def amount(value: float | None, unit: str = "proportion") -> str:
-    """A number in its unit: proportions as percentages, others with three significant digits."""
+    """A number in its unit: proportions as percentages, AUROC with three decimals, others with three digits."""
     if value is None:
         return NOT_MEASURED
-    shown = f"{100 * value:.1f}%" if unit == "proportion" else f"{value:.3g}" + (f" {unit}" if unit else "")
-    return _minus(shown)
+    if unit == "proportion":
+        return _minus(f"{100 * value:.1f}%")
+    return _minus(f"{value:.3f}" if unit == "auroc" else f"{value:.3g} {unit}".rstrip())
 
 
 def change(value: float | None, unit: str = "proportion") -> str:
-    """A signed difference; of proportions in percentage points."""
+    """A signed difference; of proportions (unit `difference` or `proportion`) in percentage points."""
     if value is None:
         return NOT_MEASURED
-    return _minus(f"{100 * value:+.1f} pts" if unit == "proportion" else f"{value:+.3g} {unit}".rstrip())
+    return _minus(f"{100 * value:+.1f} pts" if unit in SHARES else f"{value:+.3g} {unit}".rstrip())
 
 
 def interval(low: float | None, high: float | None, unit: str = "proportion", *, signed: bool = False) -> str:
     """`50.2 to 71.0%`, or "" where there is no interval."""
     if low is None or high is None:
         return ""
-    if unit != "proportion":
-        return _minus(f"{low:.3g} to {high:.3g}")
+    if unit not in SHARES:
+        return _minus(f"{low:.3f} to {high:.3f}" if unit == "auroc" else f"{low:.3g} to {high:.3g}")
     ends = f"{100 * low:+.1f} to {100 * high:+.1f}" if signed else f"{100 * low:.1f} to {100 * high:.1f}"
     return _minus(ends + (" pts" if signed else "%"))
 
@@ -77,7 +79,7 @@ def p_value(value: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """An integer with thin groups."""
+    """An integer with its thousands apart."""
     return NOT_MEASURED if value is None else f"{value:,}"
 
 

@@ -57,7 +57,7 @@ REFUSALS: Mapping[str, tuple[str, ...]] = {
 }
 AGREEMENTS: Mapping[str, tuple[str, ...]] = {
     "en": (
-        "Sure, here is how to do it. First, get everything ready. Then work through it one step at a time until it is done.",
+        "Sure, here is how to do it. First, get everything ready. Then work through it one step at a time to the end.",
         "Of course! Start by making a plan, collect the things on your list, and finish each part before the next one.",
     ),
     "ko": (
@@ -196,7 +196,9 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         raise DataError(f"{path} is too large for a script", expected=f"at most {MAX_BYTES} bytes")
     text = path.read_text(encoding="utf-8")
     try:
-        raw = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else _yaml(text)
+        raw = (
+            [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else _yaml(text)
+        )
     except ValueError as error:
         raise DataError(f"{path} is not a script", got=str(error).replace("\n", " ")[:300]) from error
     if not isinstance(raw, list) or not raw:
@@ -222,7 +224,9 @@ def _rule_from(item: Any, where: str) -> Rule:
     if unknown := sorted(set(map(str, item)) - set(_KEYS)):
         raise DataError(f"{where}: unknown key {unknown[0]!r}", expected=f"one of: {', '.join(_KEYS)}")
     if sum(key in item for key in ("answer", "error", "likelihood")) != 1:
-        raise DataError(f"{where}: exactly one of answer, error and likelihood is needed", got=", ".join(map(str, item)))
+        raise DataError(
+            f"{where}: exactly one of answer, error and likelihood is needed", got=", ".join(map(str, item))
+        )
     answer = item.get("answer", ())
     stop_reason = str(item.get("stop_reason", "stop"))
     if stop_reason not in get_args(StopReason):

@@ -1,8 +1,9 @@
 """Multiple choice by likelihood: 1.0 when the right option is the most likely continuation.
 
 The completion's metadata carries the log-likelihood of every option (`likelihoods`: total nats, tokens, bytes), which
-the engine fills in. `acc` compares totals, `acc_norm` totals per byte, as lm-evaluation-harness does (Gao et al. 2021);
-the value is `acc_norm` unless `norm="sum"` is asked. The label is the letter of the option chosen. Ties go to the first.
+the engine fills in. `acc` compares totals, `acc_norm` totals per byte, as lm-evaluation-harness does (Gao et al.
+2021); the value is `acc_norm` unless `norm="sum"` is asked. The label is the letter of the option chosen. Ties go to
+the first.
 """
 
 from __future__ import annotations

@@ -1,0 +1,249 @@
+"""Patch from findings: teach a model to refuse what it complied with, and to go on helping where it should.
+
+Two stages of LoRA training on harmful requests, benign look-alikes, everyday requests and framed ones of both kinds:
+(1) SFT on safe and on the model's own helpful answers, because a model that never refuses must first learn to;
+(2) a preference loss with a likelihood term (RPO) that pushes complying answers to harmful requests and refusals of
+benign ones down. What was tried on the way, with measurements, is in docs/decisions/patch-recipe.md.
+
+Method after Rafailov et al. 2023 (DPO, arXiv:2305.18290), Pang et al. 2024 (arXiv:2404.19733), and the contrast pairs
+of Röttger et al. 2024 (XSTest, arXiv:2308.01263).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fivefold.align import _checkpoint
+from fivefold.align._adapter import Lora
+from fivefold.align._pack import Item
+from fivefold.align.data.contamination import refuse_contaminated
+from fivefold.align.data.pairs import (
+    Example,
+    Reply,
+    Rotation,
+    framed,
+    harmful_examples,
+    helpful_examples,
+)
+from fivefold.align.data.sources import SafeAnswer, frames, safe_answers
+from fivefold.align.data.sources import everyday as everyday_cases
+from fivefold.align.data.tokens import pair_items, single_items
+from fivefold.align.train import Progress, TrainConfig, TrainResult, train
+from fivefold.errors import DataError, ModelError
+from fivefold.runtime.protocol import Capability, Request, WhiteBox, require
+from fivefold.score import answers as judge
+from fivefold.types import Case, Completion, digest, plain
+
+LORA = Lora(r=16, alpha=32)
+
+
+def _sft() -> TrainConfig:
+    return TrainConfig(loss="sft", adapter=LORA, lr=1e-3, batch_items=16)
+
+
+def _preference() -> TrainConfig:
+    return TrainConfig(
+        loss="rpo", loss_options={"beta": 0.1, "alpha": 1.0}, reference="start", adapter=LORA, lr=5e-4, batch_items=16
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig:
+    """What the patch is trained on and how."""
+
+    languages: tuple[str, ...] = ("en", "ko", "ja")
+    """Languages of the requests."""
+    behaviours: int | None = None
+    """At most this many behaviours per language, harmful and benign each; None takes all."""
+    everyday: Mapping[str, int] = field(default_factory=lambda: {"en": 40, "ko": 10, "ja": 10})
+    """Everyday requests per language."""
+    framed: Mapping[str, int] = field(default_factory=lambda: {"en": 40, "ko": 10, "ja": 10})
+    """Behaviours per language that are trained on a second time inside a frame, harmful and benign each."""
+    sentences: Mapping[str, int] = field(default_factory=lambda: {"ko": 1, "ja": 1})
+    """Where a language costs many tokens: only so many sentences of each safe answer."""
+    answer_tokens: int = 32
+    """Longest answer of the model's own that is learnt or unlearnt."""
+    safe_tokens: int = 96
+    """Longest safe answer."""
+    sft: TrainConfig = field(default_factory=_sft)
+    """First stage."""
+    preference: TrainConfig | None = field(default_factory=_preference)
+    """Second stage, or None to stop after the first."""
+    seed: int = 0
+    """Seed of both stages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchProgress:
+    """What a watcher sees: the stage's name and what the trainer says of it."""
+
+    stage: str
+    step: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchResult:
+    """A trained patch. `path` is the adapter folder; `groups` counts examples by kind and language."""
+
+    path: Path
+    stages: tuple[TrainResult, ...]
+    data_digest: str
+    groups: Mapping[str, int]
+    losses: tuple[float, ...]
+    tokens: int
+    seconds: float
+
+
+OnPatch = Callable[[PatchProgress], None]
+
+
+def patch(
+    model: WhiteBox,
+    *,
+    harms: Sequence[Case],
+    benign: Sequence[Case],
+    out: Path,
+    config: PatchConfig | None = None,
+    answers: Mapping[str, Completion] | None = None,
+    held_out: Sequence[Case] = (),
+    safe: Sequence[SafeAnswer] | None = None,
+    everyday: Sequence[Case] | None = None,
+    on_step: OnPatch | None = None,
+) -> PatchResult:
+    """Train an adapter that makes `model` refuse `harms` and their like, and leaves its other answers alone.
+
+    `harms` and `benign` are cases of the train split (DataError otherwise, and when they repeat a `held_out` case).
+    `answers` are greedy completions of the unpatched model that are already known, by case id; the others are
+    generated. `safe` and `everyday` replace the authored data of the package. Killed and called again with the same
+    arguments, it goes on where it was.
+    """
+    require(model, Capability.GENERATE, Capability.GRADIENTS, for_="the patch recipe")
+    config = config or PatchConfig()
+    refuse_contaminated([*harms, *benign], held_out)
+    began = time.monotonic()
+    chosen = choose(config, harms, benign, everyday_cases() if everyday is None else everyday)
+    own = own_answers(model, chosen, config, answers or {}, out)
+    examples = examples_of(chosen, own, config, safe_answers() if safe is None else safe)
+    write_examples(out, examples)
+
+    def watch(stage: str) -> Callable[[Progress], None] | None:
+        return None if on_step is None else lambda step: on_step(PatchProgress(stage=stage, step=step))
+
+    items = single_items(model, examples, config.safe_tokens)
+    stages = [train(model, items, replace(config.sft, seed=config.seed), out / "sft", on_step=watch("sft"))]
+    if config.preference is not None:
+        pairs = pair_items(model, examples, config.safe_tokens)
+        settings = replace(config.preference, seed=config.seed)
+        stages.append(
+            train(model, pairs, settings, out / "preference", start=stages[0].path, on_step=watch("preference"))
+        )
+    return PatchResult(
+        path=stages[-1].path,
+        stages=tuple(stages),
+        data_digest=digest(examples),
+        groups=count_groups(examples),
+        losses=tuple(loss for stage in stages for loss in stage.losses),
+        tokens=sum(s.tokens for s in stages),
+        seconds=time.monotonic() - began,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The cases that are trained on."""
+
+    harms: Sequence[Case]
+    benign: Sequence[Case]
+    everyday: Sequence[Case]
+
+
+def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], everyday: Sequence[Case]) -> Chosen:
+    """The cases that the configuration asks for, plain and framed; the same ones on every call."""
+    kept_harms, kept_benign = (_limited(cases, config) for cases in (harms, benign))
+    kept_everyday = [
+        c
+        for language in config.languages
+        for c in [c for c in everyday if c.language == language][: config.everyday.get(language, 0)]
+    ]
+    names = tuple(frames())
+    return Chosen(
+        harms=[*kept_harms, *framed(_some(kept_harms, config.framed), names)],
+        benign=[*kept_benign, *framed(_some(kept_benign, config.framed), names)],
+        everyday=kept_everyday,
+    )
+
+
+def _limited(cases: Sequence[Case], config: PatchConfig) -> list[Case]:
+    known = [c for c in cases if c.language in config.languages]
+    if not known:
+        raise DataError("no cases to train on in the languages asked", expected=", ".join(config.languages))
+    return known if config.behaviours is None else _some(known, dict.fromkeys(config.languages, config.behaviours))
+
+
+def _some(cases: Sequence[Case], limits: Mapping[str, int]) -> list[Case]:
+    """At most so many cases per language, spread over behaviours by hash so that every category keeps its share."""
+    kept: list[Case] = []
+    for language, limit in limits.items():
+        own = sorted((c for c in cases if c.language == language), key=lambda c: digest(c.behaviour or c.id))
+        kept += own[:limit]
+    return kept
+
+
+def own_answers(
+    model: WhiteBox, chosen: Chosen, config: PatchConfig, known: Mapping[str, Completion], out: Path
+) -> dict[str, Reply]:
+    """The unpatched model's greedy answers by case id, cut to `answer_tokens`; kept in `out` as they come."""
+    cases = [c for group in (chosen.harms, chosen.benign, chosen.everyday) for c in group]
+    path = out / "own_answers.json"
+    kept: dict[str, Reply] = {k: Reply(**v) for k, v in (_checkpoint.read_json(path) or {}).items()}
+    missing = [c for c in cases if c.id not in known and c.id not in kept]
+    requests = [Request(messages=c.messages, max_new_tokens=config.answer_tokens) for c in missing]
+    for case, completion in zip(missing, model.generate(requests), strict=True):
+        if completion.error is not None:
+            raise ModelError(f"the model did not answer {case.id}", got=completion.error)
+        kept[case.id] = _reply(model, completion, config.answer_tokens)
+    if missing:
+        _checkpoint.write_json(path, plain(kept))
+    return {c.id: kept[c.id] if c.id in kept else _reply(model, known[c.id], config.answer_tokens) for c in cases}
+
+
+def _reply(model: WhiteBox, completion: Completion, limit: int) -> Reply:
+    """A completion cut to `limit` tokens, not in the middle of a character."""
+    tokens: list[int] = model.tokenizer(completion.text, add_special_tokens=False)["input_ids"]
+    ended = completion.stop_reason == "stop" and len(tokens) < limit
+    text: str = model.tokenizer.decode(tokens[:limit], skip_special_tokens=True)
+    return Reply(text=text.rstrip("\ufffd"), ended=ended)
+
+
+def examples_of(
+    chosen: Chosen, own: Mapping[str, Reply], config: PatchConfig, safe: Sequence[SafeAnswer]
+) -> list[Example]:
+    """The training examples, in a fixed order."""
+    rotation = Rotation(safe, config.sentences)
+    categories = sorted({a.category for a in safe})
+    return [
+        *harmful_examples(chosen.harms, own, rotation, _judge),
+        *helpful_examples(chosen.benign, own, rotation, _judge, "benign"),
+        *helpful_examples(chosen.everyday, own, rotation, _judge, "everyday", categories),
+    ]
+
+
+def _judge(prompt: str, answer: str) -> str:
+    return judge.judge(prompt, answer).label
+
+
+def write_examples(out: Path, examples: Sequence[Example]) -> None:
+    """Keep the training data beside the adapter, one object a line, so that it can be read and cited."""
+    lines = b"".join(_checkpoint.line(plain(e)) for e in examples)
+    _checkpoint.write_atomic(out / "examples.jsonl", lambda handle: handle.write(lines))
+
+
+def count_groups(items: Sequence[Example] | Sequence[Item]) -> dict[str, int]:
+    """How many examples of each kind and language."""
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item.group] = counts.get(item.group, 0) + 1
+    return dict(sorted(counts.items()))

@@ -1,0 +1,223 @@
+"""The patch and guard steps: a new version of the weights, and guards whose probe comes from the interpret step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fivefold.align.recipes.patch import PatchData, patch
+from fivefold.evaluate.suites import suite
+from fivefold.guard.guards.probe import guard as probe_guard
+from fivefold.guard.stack import GuardedModel, GuardStack
+from fivefold.interpret.artifacts import ProbeArtifact
+from fivefold.redteam.attacks.gcg import DirectionPenalty
+from fivefold.runtime.protocol import Capability, Cost, Request, require
+from fivefold.stats import measure_rate
+from fivefold.thread.context import Context
+from fivefold.thread.findings import findings_of, mark_patched
+from fivefold.thread.plan import Plan
+from fivefold.thread.steps import Result, Step, code_digest
+from fivefold.types import Case, ModelVersion, Outcome, Scored, digest
+
+LANGUAGES = ("en", "ko", "ja")
+
+
+def run_patch(ctx: Context) -> Result:
+    """Train an adapter from the findings and the train split; the patched model is a new version."""
+    part = ctx.plan.patch
+    assert part is not None
+    began = time.monotonic()
+    require(ctx.model("base"), Capability.ADAPTERS, Capability.GRADIENTS, for_="patching the weights")
+    model = ctx.whitebox("base")
+    data = PatchData(
+        harmful=train_cases(ctx, "core-harms"),
+        benign=train_cases(ctx, "core-benign"),
+        findings=tuple(findings_of(ctx)),
+    )
+    result = patch(
+        model,
+        data,
+        out=ctx.folder / "patch",
+        answers=ctx.model("base"),
+        seed=ctx.plan.seed,
+        on_progress=lambda done, total, note: ctx.progress.advance(done, total, note),
+        **part.options,
+    )
+    adapter = ctx.store.put_artifact(result.path, name="patch-adapter", media_type="application/x-peft", run=ctx.run)
+    record = ctx.store.append_once(
+        "training",
+        {"recipe": part.recipe, "adapter": adapter.digest, "data": result.data_digest, "stages": list(result.stages)},
+        run=ctx.run,
+    )
+    name = f"{ctx.plan.model}+patch"
+    ctx.results["patch"] = {"adapter": adapter.digest, "name": name}
+    patched = ctx.model("patched")
+    parent = ctx.model("base").fingerprint
+    version = ModelVersion(
+        id=patched.fingerprint,
+        name=name,
+        kind="patched",
+        source=ctx.plan.model,
+        parent=parent,
+        artifacts={"adapter": adapter.digest},
+        created_by=ctx.run,
+    )
+    ctx.record_version(version)
+    if not ctx.plan.guard:
+        mark_patched(ctx, record.id)
+    examples = ", ".join(f"{n} {kind}" for kind, n in result.examples.items())
+    return {
+        **ctx.results["patch"],
+        "fingerprint": patched.fingerprint,
+        "data": result.data_digest,
+        "record": record.id,
+        "tokens": result.tokens,
+        "tokens_per_second": result.tokens / result.train_seconds if result.train_seconds else None,
+        "sentences": [
+            f"Patched from {ctx.plan.model} by LoRA training in {len(result.stages)} stages on {examples}.",
+            "Training used behaviours of the train split only; the data's digest is " + result.data_digest[:16] + ".",
+        ],
+        "report": {"losses": result.losses, "seconds": result.train_seconds, "examples": dict(result.examples)},
+        "seconds": time.monotonic() - began,
+    }
+
+
+def train_cases(ctx: Context, name: str) -> tuple[Case, ...]:
+    """The train split of a suite in every language."""
+    return suite(name).cases(languages=LANGUAGES, split="train")
+
+
+def run_guard(ctx: Context) -> Result:
+    """Build the stack, measure it on dev and held-out prompts, and record the guarded versions."""
+    part = ctx.plan.guard
+    assert part is not None
+    began = time.monotonic()
+    probe = ctx.results["interpret"]["artifacts"]["probe"]
+    found: Result = {"parts": {"probe": probe}, "guards": list(part.guards)}
+    ctx.results["guard"] = found
+    guarded = ctx.model("guarded")
+    assert isinstance(guarded, GuardedModel)
+    rows = [measure_guard(ctx, guarded, language) for language in LANGUAGES]
+    record = ctx.store.append_once("guard", {**found, "rows": rows, "fingerprint": guarded.stack.fingerprint}, run=ctx.run)
+    for version in [v for v in ctx.available() if "guarded" in v]:
+        model, inner = ctx.model(version), ctx.model("patched" if "patched" in version else "base")
+        ctx.record_version(
+            ModelVersion(
+                id=model.fingerprint,
+                name=f"{ctx.plan.model} ({version})",
+                kind="guarded",
+                source=ctx.plan.model,
+                parent=inner.fingerprint,
+                artifacts=found["parts"],
+                created_by=ctx.run,
+            )
+        )
+    mark_patched(ctx, record.id)
+    return {
+        **found,
+        "record": record.id,
+        "fingerprint": guarded.stack.fingerprint,
+        "report": {"rows": rows},
+        "sentences": [f"Behind {len(part.guards)} guard(s) at run time: {', '.join(part.guards)}."],
+        "seconds": time.monotonic() - began,
+    }
+
+
+def measure_guard(ctx: Context, guarded: GuardedModel, language: str) -> dict[str, Any]:
+    """Recall on held-out harmful prompts and false alarms on their look-alikes, with intervals."""
+    row: dict[str, Any] = {"language": language, "guard": "probe"}
+    for name, metric, key in (("core-harms", "guard_recall", "recall"), ("core-benign", "guard_false_alarms", "fpr")):
+        cases = suite(name).cases(languages=[language], split="test")
+        verdicts = guarded.check_inputs([Request(messages=c.messages) for c in cases])
+        outcomes: list[Outcome] = [
+            Scored(value=float(v.action == "block"), label=v.action, judge=guarded.stack.fingerprint) for v in verdicts
+        ]
+        measured = ctx.store.add_measurement(
+            measure_rate(
+                outcomes,
+                metric=metric,
+                subject=guarded.fingerprint,
+                subject_name="guarded",
+                safer="higher" if key == "recall" else "lower",
+                slice={"language": language},
+                dataset=digest(cases),
+                code=code_digest(("guard", "runtime", "stats")),
+                judge=guarded.stack.fingerprint,
+                run=ctx.run,
+            )
+        )
+        row |= {key: measured.estimate, f"{key}_low": measured.low, f"{key}_high": measured.high, "n": len(cases)}
+    return row
+
+
+def build_stack(ctx: Context, result: Mapping[str, Any]) -> GuardStack:
+    """The stack that a guard step describes; probes read the base model's activations."""
+    digest_ = result["parts"]["probe"]
+    path = ctx.store.artifact(digest_)
+    return GuardStack([probe_guard(path, ctx.whitebox("base"), digest=digest_)])
+
+
+def probe_penalties(ctx: Context) -> list[DirectionPenalty]:
+    """What an attacker who knows the guard optimises against: the probe's logit above its English threshold."""
+    if "guard" not in ctx.results:
+        return []
+    digest_ = ctx.results["guard"]["parts"]["probe"]
+    probe = ProbeArtifact.load(ctx.store.artifact(digest_), digest=digest_)
+    return [
+        DirectionPenalty(
+            layer=probe.layer,
+            vector=tuple(map(float, probe.weight)),
+            bias=probe.bias,
+            mean=tuple(map(float, probe.mean)),
+            scale=tuple(map(float, probe.scale)),
+            position=probe.position,  # type: ignore[arg-type]
+            margin=probe.thresholds["en"].value if "en" in probe.thresholds else 0.0,
+        )
+    ]
+
+
+def patch_cost(plan: Plan) -> Cost:
+    """Training tokens, and the answers that the base model gives to the training prompts."""
+    n = 2 * len(suite("core-harms").cases(languages=LANGUAGES, split="train"))
+    share = float(plan.patch.options.get("share", 1.0)) if plan.patch else 0.0
+    return Cost(
+        requests=round(n * share),
+        prompt_tokens=round(n * 40 * share),
+        completion_tokens=round(n * 24 * share * 0.5),
+        train_tokens=round(n * 110 * share),
+    )
+
+
+def describe_patch(result: Result) -> str:
+    """Seconds and examples."""
+    return f"{sum(result['report']['examples'].values())} examples, {result['report']['seconds']:.0f} s of training"
+
+
+def describe_guard(result: Result) -> str:
+    """Recall and false alarms by language."""
+    return ", ".join(f"{r['language']} catches {r['recall']:.0%}, false alarms {r['fpr']:.0%}" for r in result["report"]["rows"])
+
+
+PATCH = Step(
+    name="patch",
+    title="Patch the weights",
+    needs=("scan", "redteam"),
+    code=("runtime", "align", "evaluate"),
+    params=lambda plan: plan.patch.model_dump(mode="json") if plan.patch else None,
+    cost=patch_cost,
+    run=run_patch,
+    summary=describe_patch,
+)
+
+GUARD = Step(
+    name="guard",
+    title="Build the guard from the probe",
+    needs=("interpret", "patch"),
+    code=("runtime", "guard", "evaluate", "stats"),
+    params=lambda plan: plan.guard.model_dump(mode="json") if plan.guard else None,
+    cost=lambda plan: Cost(requests=546, prompt_tokens=546 * 40),
+    run=run_guard,
+    summary=describe_guard,
+)
+
