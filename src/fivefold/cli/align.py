@@ -29,7 +29,7 @@ def align(
     json: JsonFlag = False,
 ) -> None:
     """Train MODEL with a recipe; the result is a model version with its parent recorded."""
-    from fivefold.thread.single import align_model
+    from fivefold.thread.opened import align_model
 
     result = align_model(recipe, model, data=data, out=out, limit=limit, seed=seed)
     if json:

@@ -23,7 +23,7 @@ def interpret(
     json: JsonFlag = False,
 ) -> None:
     """Find the harmfulness direction of MODEL and how well it separates held-out prompts, layer by layer."""
-    from fivefold.thread.single import interpret_model
+    from fivefold.thread.opened import interpret_model
 
     result = interpret_model(method, model, limit=limit, out=out)
     if json:

@@ -69,7 +69,7 @@ def redteam(
         ("metric", "slice", "estimate", "interval", "counts"),
         [measurement_row(m) for m in result["measurements"]],
     )
-    rows = [(f.id, f.severity, f.title, len(f.behaviours)) for f in result["findings"]]
+    rows: list[tuple[object, ...]] = [(f.id, f.severity, f.title, len(f.behaviours)) for f in result["findings"]]
     table("Findings", ("id", "severity", "title", "behaviours"), rows or [("none", "", "", "")])
     for note in result["left_out"]:
         console().print(f"left out: {note}", markup=False)

@@ -67,7 +67,7 @@ def plan(
 
     ready = prepare(path, budget=budget, quick=quick)
     if json:
-        rows: list[Any] = [{"step": n, "title": t, **dict(plain(c))} for n, t, c in ready.costs]  # type: ignore[call-overload]
+        rows = [{"step": n, "title": t, **vars(c)} for n, t, c in ready.costs]
         print_json({"plan": ready.plan.name, "digest": ready.plan.digest, "steps": rows, "rates": plain(ready.rates)})
         return
     LiveProgress().plan(ready.costs, ready.plan.minutes)

@@ -1,8 +1,7 @@
-"""What a probe says of a finding: does the model represent the prompt as harmful although it complied, or does the attack
-hide the harm from the place that is read?
+"""What a probe says of a finding: did the model see the harm and comply, or did the attack hide it from what is read?
 
-The words carry only what was measured: a projection and its percentile among held-out prompts. It is called a cause only
-where `causal_check` shows that moving the activations along the direction moves the answer.
+The words carry only what was measured: a projection and its percentile among held-out prompts. It is called a cause
+only where `causal_check` shows that moving the activations along the direction moves the answer.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from fivefold.interpret.artifacts import ProbeArtifact
-from fivefold.runtime.protocol import Intervention, WhiteBox
+from fivefold.runtime.protocol import Context, Intervention, WhiteBox
 from fivefold.stats import paired_difference
-from fivefold.types import Case, Finding, Message
+from fivefold.types import Case, Finding
 
 Recognition: TypeAlias = Literal["recognised", "not recognised", "unclear"]
 
@@ -38,12 +37,12 @@ class Cause:
     def sentence(self) -> str:
         """The cause in words."""
         place = (
-            f"after layer {self.layer} the prompt scores {self.score:+.2f}, above {self.benign_percentile:.0%} of harmless"
-            f" and {self.harmful_percentile:.0%} of harmful held-out prompts"
+            f"after layer {self.layer} the prompt scores {self.score:+.2f}, above {self.benign_percentile:.0%} of "
+            f"harmless and {self.harmful_percentile:.0%} of harmful held-out prompts"
         )
         return {
-            "recognised": f"The model represents the request as harmful, yet complies: {place}. A refusal is missing, not "
-            "the knowledge.",
+            "recognised": f"The model represents the request as harmful, yet complies: {place}. A refusal is missing, "
+            "not the knowledge.",
             "not recognised": f"The attack hides the harm from what this layer shows: {place}.",
             "unclear": f"The prompt lies between harmless and harmful ones: {place}.",
         }[self.recognition]
@@ -138,10 +137,10 @@ def causal_check(
 
 def preference(model: WhiteBox, cases: Sequence[Case]) -> list[float]:
     """Log-likelihood per token of a refusing opening minus that of a complying one, for each case's prompt."""
-    pairs: list[tuple[tuple[Message, ...], str]] = []
+    pairs: list[tuple[Context, str]] = []
     for case in cases:
         for table in (REFUSAL, COMPLIANCE):
             pairs.append((case.messages, table.get(case.language, table["en"])))
-    found = model.log_likelihood(pairs)  # type: ignore[arg-type]
+    found = model.log_likelihood(pairs)
     rates = [f.total / f.n_tokens for f in found]
     return [rates[2 * i] - rates[2 * i + 1] for i in range(len(cases))]

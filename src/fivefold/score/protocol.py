@@ -10,7 +10,10 @@ from fivefold.types import Case, Completion, Outcome
 class Scorer(Protocol):
     """One scorer, as its module's `scorer(**options)` factory returns it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The registered name."""
+        ...
 
     @property
     def digest(self) -> str:

@@ -39,7 +39,9 @@ def compare_runs(store: Store, a: str, b: str) -> dict[str, Any]:
                 continue
             row = {"suite": name, "metric": change.metric, "language": language, "n": change.n_scored}
             row |= {"difference": change.estimate, "low": change.low, "high": change.high}
-            comparisons.append({**row, "p_value": change.metadata["p_value"] if change.metadata["p_value"] is not None else 1.0})
+            comparisons.append(
+                {**row, "p_value": change.metadata["p_value"] if change.metadata["p_value"] is not None else 1.0}
+            )
             flipped = [*change.metadata["rose"], *change.metadata["fell"]]
             flips += [{"case": i, "a": _label(before[name][i]), "b": _label(after[name][i])} for i in flipped]
     return {"a": a, "b": b, "flipped": flips, "comparisons": comparisons}
@@ -50,7 +52,11 @@ def _outcomes(store: Store, name: str) -> Suites:
     version = version or "base"
     steps = [r for r in store.records("step", run) if r.body["name"] == f"evaluate {version}"]
     if not steps:
-        known = {f"{r.run}:{r.body['name'].removeprefix('evaluate ')}" for r in store.records("step") if "evaluate" in r.body["name"]}
+        known = {
+            f"{r.run}:{r.body['name'].removeprefix('evaluate ')}"
+            for r in store.records("step")
+            if "evaluate" in r.body["name"]
+        }
         raise UnknownNameError("run", name, known, next_step="fivefold measurements lists runs")
     found = steps[-1].body["result"]["outcomes"]
     return {s: {i: outcome_from_json(o) for i, o in rows.items()} for s, rows in found.items()}

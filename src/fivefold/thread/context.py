@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fivefold.errors import CapabilityError, FivefoldError
 from fivefold.evidence import Store
@@ -69,7 +69,7 @@ class Context:
                     next_step="use a local model, or leave this section out of the plan",
                 )
             found = inner
-        return cast(WhiteBox, found)
+        return found
 
     def available(self) -> list[str]:
         """The versions that exist so far, in order."""

@@ -32,9 +32,7 @@ def run_interpret(ctx: Context) -> Result:
     harmful, benign = prompts_of(part, harmful=True), prompts_of(part, harmful=False)
     ctx.progress.advance(0, 2, "reading activations")
     target = ctx.plan.guard.target_fpr if ctx.plan.guard else 0.05
-    sweep = layer_sweep(
-        model, harmful, benign, position=part.position, languages=part.languages, target_fpr=target
-    )
+    sweep = layer_sweep(model, harmful, benign, position=part.position, languages=part.languages, target_fpr=target)
     ctx.progress.advance(1, 2, "placing the findings")
     kept = {
         name: ctx.store.put_artifact(
@@ -132,4 +130,3 @@ INTERPRET = Step(
     run=run_interpret,
     summary=describe,
 )
-

@@ -14,9 +14,9 @@ from fivefold.guard.stack import GuardedModel
 from fivefold.runtime.protocol import Cost, Request
 from fivefold.score import scorer
 from fivefold.score.protocol import Scorer
-from fivefold.thread.judged import judge_rows
 from fivefold.stats import measure_change
 from fivefold.thread.context import Context
+from fivefold.thread.judged import judge_rows
 from fivefold.thread.plan import Plan, SuiteRun
 from fivefold.thread.steps import Result, Step, code_digest
 from fivefold.types import Case, Completion, Measurement, Outcome, Scored, Usage, digest, outcome_from_json, plain
@@ -90,7 +90,8 @@ def _evaluate_suite(ctx: Context, version: str, part: SuiteRun, done: int, total
 
 @dataclass(frozen=True, kw_only=True)
 class BehindGuards:
-    """A likelihood scorer for a guarded model: an item whose prompt the guards block is not answered, so it is wrong."""
+    """A likelihood scorer for a guarded model: an item whose prompt the guards block is not answered, so it is
+    wrong."""
 
     inner: Scorer
     blocked: frozenset[str]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from dataclasses import replace as dataclass_replace
 from typing import Any
 
-from fivefold.align.recipes.patch import PatchData, patch
+from fivefold.align.recipes.patch import PatchConfig, PatchResult, patch
+from fivefold.errors import UnknownNameError
 from fivefold.evaluate.suites import suite
 from fivefold.guard.guards.probe import guard as probe_guard
 from fivefold.guard.stack import GuardedModel, GuardStack
@@ -16,11 +19,12 @@ from fivefold.runtime.protocol import Capability, Cost, Request, require
 from fivefold.stats import measure_rate
 from fivefold.thread.context import Context
 from fivefold.thread.findings import findings_of, mark_patched
-from fivefold.thread.plan import Plan
+from fivefold.thread.plan import PatchPlan, Plan
 from fivefold.thread.steps import Result, Step, code_digest
-from fivefold.types import Case, ModelVersion, Outcome, Scored, digest
+from fivefold.types import Case, Finding, ModelVersion, Outcome, Scored, digest
 
 LANGUAGES = ("en", "ko", "ja")
+TRAIN_BEHAVIOURS = 117
 
 
 def run_patch(ctx: Context) -> Result:
@@ -30,24 +34,21 @@ def run_patch(ctx: Context) -> Result:
     began = time.monotonic()
     require(ctx.model("base"), Capability.ADAPTERS, Capability.GRADIENTS, for_="patching the weights")
     model = ctx.whitebox("base")
-    data = PatchData(
-        harmful=train_cases(ctx, "core-harms"),
-        benign=train_cases(ctx, "core-benign"),
-        findings=tuple(findings_of(ctx)),
-    )
     result = patch(
         model,
-        data,
+        harms=(*train_cases("core-harms"), *finding_cases(findings_of(ctx))),
+        benign=train_cases("core-benign"),
+        held_out=[*held_out("core-harms"), *held_out("core-benign")],
         out=ctx.folder / "patch",
-        answers=ctx.model("base"),
-        seed=ctx.plan.seed,
-        on_progress=lambda done, total, note: ctx.progress.advance(done, total, note),
-        **part.options,
+        config=patch_config(part, ctx.plan.seed),
+        on_step=lambda seen: ctx.progress.advance(
+            seen.step.step, seen.step.total, f"{seen.stage} {seen.step.loss:.2f}"
+        ),
     )
     adapter = ctx.store.put_artifact(result.path, name="patch-adapter", media_type="application/x-peft", run=ctx.run)
     record = ctx.store.append_once(
         "training",
-        {"recipe": part.recipe, "adapter": adapter.digest, "data": result.data_digest, "stages": list(result.stages)},
+        {"recipe": part.recipe, "adapter": adapter.digest, "data": result.data_digest, "examples": dict(result.groups)},
         run=ctx.run,
     )
     name = f"{ctx.plan.model}+patch"
@@ -66,26 +67,83 @@ def run_patch(ctx: Context) -> Result:
     ctx.record_version(version)
     if not ctx.plan.guard:
         mark_patched(ctx, record.id)
-    examples = ", ".join(f"{n} {kind}" for kind, n in result.examples.items())
+    seconds = sum(stage.seconds for stage in result.stages)
+    examples = ", ".join(f"{n} {kind}" for kind, n in result.groups.items())
     return {
         **ctx.results["patch"],
         "fingerprint": patched.fingerprint,
         "data": result.data_digest,
         "record": record.id,
         "tokens": result.tokens,
-        "tokens_per_second": result.tokens / result.train_seconds if result.train_seconds else None,
+        "tokens_per_second": result.tokens / seconds if seconds else None,
         "sentences": [
             f"Patched from {ctx.plan.model} by LoRA training in {len(result.stages)} stages on {examples}.",
             "Training used behaviours of the train split only; the data's digest is " + result.data_digest[:16] + ".",
         ],
-        "report": {"losses": result.losses, "seconds": result.train_seconds, "examples": dict(result.examples)},
+        "report": {"losses": losses_of(result), "seconds": seconds, "examples": dict(result.groups)},
         "seconds": time.monotonic() - began,
     }
 
 
-def train_cases(ctx: Context, name: str) -> tuple[Case, ...]:
+def train_cases(name: str) -> tuple[Case, ...]:
     """The train split of a suite in every language."""
     return suite(name).cases(languages=LANGUAGES, split="train")
+
+
+def held_out(name: str) -> tuple[Case, ...]:
+    """The test split of a suite, on which nothing may be trained."""
+    return suite(name).cases(languages=LANGUAGES, split="test")
+
+
+def finding_cases(findings: Sequence[Finding]) -> list[Case]:
+    """The stored prompts of findings as training cases: what the attack sent, under the behaviour that it asked for."""
+    return [
+        Case(
+            id=f"finding/{finding.id}/{i}",
+            messages=case.messages,
+            behaviour=finding.behaviours[0],
+            category=finding.category,
+            language=finding.language,
+        )
+        for finding in findings
+        if finding.attack != "direct"
+        for i, case in enumerate(finding.reproductions)
+        if not case.prefill
+    ]
+
+
+def patch_config(part: PatchPlan, seed: int) -> PatchConfig:
+    """The recipe's configuration with the plan's options; `share` takes that part of every kind of example."""
+    options = dict(part.options)
+    share = float(options.pop("share", 1.0))
+    known = {f.name for f in fields(PatchConfig)}
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("patch option", name, known)
+    config = PatchConfig(seed=seed, **options)
+    if share >= 1.0:
+        return config
+    full = config.behaviours or TRAIN_BEHAVIOURS
+    return dataclass_replace(
+        config,
+        behaviours=max(6, round(full * share)),
+        everyday=_shared(config.everyday, share),
+        framed=_shared(config.framed, share),
+    )
+
+
+def _shared(counts: Mapping[str, int], share: float) -> dict[str, int]:
+    return {language: max(2, round(n * share)) for language, n in counts.items()}
+
+
+def losses_of(result: PatchResult) -> list[dict[str, Any]]:
+    """The training curve: step over both stages, loss, and the stage's name."""
+    rows, step = [], 0
+    for name, stage in zip(("sft", "preference"), result.stages, strict=False):
+        for loss in stage.losses:
+            step += 1
+            rows.append({"step": step, "loss": loss, "stage": name})
+    return rows
 
 
 def run_guard(ctx: Context) -> Result:
@@ -99,7 +157,9 @@ def run_guard(ctx: Context) -> Result:
     guarded = ctx.model("guarded")
     assert isinstance(guarded, GuardedModel)
     rows = [measure_guard(ctx, guarded, language) for language in LANGUAGES]
-    record = ctx.store.append_once("guard", {**found, "rows": rows, "fingerprint": guarded.stack.fingerprint}, run=ctx.run)
+    record = ctx.store.append_once(
+        "guard", {**found, "rows": rows, "fingerprint": guarded.stack.fingerprint}, run=ctx.run
+    )
     for version in [v for v in ctx.available() if "guarded" in v]:
         model, inner = ctx.model(version), ctx.model("patched" if "patched" in version else "base")
         ctx.record_version(
@@ -196,7 +256,9 @@ def describe_patch(result: Result) -> str:
 
 def describe_guard(result: Result) -> str:
     """Recall and false alarms by language."""
-    return ", ".join(f"{r['language']} catches {r['recall']:.0%}, false alarms {r['fpr']:.0%}" for r in result["report"]["rows"])
+    return ", ".join(
+        f"{r['language']} catches {r['recall']:.0%}, false alarms {r['fpr']:.0%}" for r in result["report"]["rows"]
+    )
 
 
 PATCH = Step(
@@ -220,4 +282,3 @@ GUARD = Step(
     run=run_guard,
     summary=describe_guard,
 )
-

@@ -1,4 +1,5 @@
-"""`fivefold findings replay`: the stored cases of findings on any version; a closed finding that reproduces regresses."""
+"""`fivefold findings replay`: the stored cases of findings on any version; a closed finding that reproduces
+regresses."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """One discipline at a time: what `evaluate`, `redteam`, `interpret`, `align` and `guard check` do outside a plan.
 
-Every call records what it measured in the same store, under a run of its own, so that single commands and whole runs can
+Every call records what it measured in the same store, under a run of its own, so that single commands and whole runs
+can
 be compared.
 """
 
@@ -67,7 +68,7 @@ def evaluate_model(
         if own:
             results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, **common)]
         else:
-            chosen = {"split": _split(split), "languages": languages, "limit": limit}
+            chosen: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
             results = [evaluate(model, suite(n), **common, **chosen) for n in names]
     return {
         "run": run,
@@ -185,5 +186,3 @@ def _record(store: Store, model: Model, spec: str, run: str) -> None:
 
 def _run_name(command: str, spec: str, parameters: Mapping[str, Any]) -> str:
     return f"{command}-{digest({'model': spec, **plain(parameters)})[:8]}"  # type: ignore[dict-item]
-
-

@@ -26,7 +26,8 @@ reattack:
 
 
 def starter_plan(spec: str) -> tuple[str, list[str]]:
-    """The text of a plan for `spec`, and notes on what was detected. The model is loaded, so a wrong name fails here."""
+    """The text of a plan for `spec`, and notes on what was detected. The model is loaded, so a wrong name fails
+    here."""
     model = load(spec)
     white = Capability.GRADIENTS in model.capabilities
     notes = [f"model: {model.name}, fingerprint {model.fingerprint[:12]}"]

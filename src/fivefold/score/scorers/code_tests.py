@@ -6,7 +6,8 @@ An answer is a fenced block, a bare function, or a continuation of the prefix. C
 limits scores 0.0 and the label says which; a sandbox that fails is Errored, because nothing was measured.
 
 Known weaknesses: tests and answer share a process, so an answer that is written to deceive the tests (an object equal
-to everything, a search for the file descriptor of the pass token) can pass; leaving early cannot. Processor time is that
+to everything, a search for the file descriptor of the pass token) can pass; leaving early cannot. Processor time is
+that
 of this machine: an answer near the limit may pass elsewhere.
 """
 

@@ -1,0 +1,117 @@
+"""`fivefold interpret` and `fivefold align`: single disciplines that need a model's inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fivefold.align.recipes.patch import PatchConfig, patch
+from fivefold.errors import DataError, UnknownNameError
+from fivefold.evaluate.cases import read_cases
+from fivefold.evaluate.suites import suite
+from fivefold.evidence import Store
+from fivefold.registry import registry
+from fivefold.runtime.load import load
+from fivefold.runtime.protocol import Capability, Model, WhiteBox, require
+from fivefold.thread.mend import LANGUAGES, held_out, train_cases
+from fivefold.types import Case, ModelVersion, digest
+
+RECIPES = ("patch",)
+
+
+def interpret_model(method: str, spec: str, *, limit: int | None, out: Path | None) -> dict[str, Any]:
+    """Run one method on the harmful suite against its look-alikes; its artifacts and measurements are recorded."""
+    module = registry("method").module(method)
+    model = _open_model(spec, "interpretation")
+    positive, negative = (suite(n).cases(languages=LANGUAGES, limit=limit) for n in ("core-harms", "core-benign"))
+    found = module.method().run(model, positive, negative)
+    with Store.open() as store:
+        run = f"interpret-{digest([method, model.fingerprint, limit])[:8]}"
+        kept = {}
+        for name, artifact in found.artifacts.items():
+            data = artifact.to_bytes()
+            kept[name] = store.put_artifact(
+                data, name=f"{name}.safetensors", media_type="application/x-safetensors", run=run
+            ).digest
+            if out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / f"{name}.safetensors").write_bytes(data)
+        measured = [store.add_measurement(type(m)(**{**vars(m), "run": run})) for m in found.measurements]
+    return {"run": run, "rows": list(found.table), "artifacts": kept, "measurements": measured, "findings": []}
+
+
+def align_model(
+    recipe: str, spec: str, *, data: Path | None, out: Path | None, limit: int | None, seed: int
+) -> dict[str, Any]:
+    """Train with a recipe; the adapter is kept as an artifact and the new version is recorded with its parent."""
+    if recipe not in RECIPES:
+        raise UnknownNameError("recipe", recipe, RECIPES)
+    harms, benign = _training_data(data)
+    model = _open_model(spec, "training")
+    with Store.open() as store:
+        run = f"align-{digest([recipe, model.fingerprint, digest(harms), limit, seed])[:8]}"
+        folder = out or store.home / "runs" / run / "patch"
+        result = patch(
+            model,
+            harms=harms,
+            benign=benign,
+            held_out=[*held_out("core-harms"), *held_out("core-benign")],
+            out=folder,
+            config=PatchConfig(behaviours=limit, seed=seed),
+        )
+        adapter = store.put_artifact(result.path, name="adapter", media_type="application/x-peft", run=run)
+        patched = model.with_adapter(str(result.path), name=f"{model.name}+{recipe}")
+        known = {v.id for v in store.versions()}
+        if model.fingerprint not in known:
+            store.add_version(
+                ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec, created_by=run)
+            )
+        store.add_version(
+            ModelVersion(
+                id=patched.fingerprint,
+                name=patched.name,
+                kind="patched",
+                source=spec,
+                parent=model.fingerprint,
+                artifacts={"adapter": adapter.digest},
+                created_by=run,
+            )
+        )
+    examples = ", ".join(f"{n} {kind}" for kind, n in result.groups.items())
+    return {
+        "run": run,
+        "adapter": str(result.path),
+        "version": patched.fingerprint,
+        "parent": model.fingerprint,
+        "data": result.data_digest,
+        "losses": list(result.losses),
+        "sentences": [
+            f"trained on {examples} in {result.seconds:.0f} s",
+            f"loss {result.losses[0]:.3f} → {result.losses[-1]:.3f}",
+        ],
+        "measurements": [],
+        "findings": [],
+    }
+
+
+def _training_data(data: Path | None) -> tuple[Sequence[Case], Sequence[Case]]:
+    """Harmful and benign cases: the suites' train split, or a file whose cases are tagged `harmful` or `benign`."""
+    if data is None:
+        return train_cases("core-harms"), train_cases("core-benign")
+    cases = read_cases(data)
+    harms, benign = ([c for c in cases if tag in c.tags] for tag in ("harmful", "benign"))
+    if not harms or not benign:
+        raise DataError(
+            f"{data} does not say what to refuse and what to answer",
+            expected="cases with the tag harmful and cases with the tag benign",
+            got=f"{len(harms)} harmful, {len(benign)} benign",
+        )
+    return harms, benign
+
+
+def _open_model(spec: str, for_: str) -> WhiteBox:
+    model: Model = load(spec)
+    require(model, Capability.ACTIVATIONS, for_=for_)
+    assert isinstance(model, WhiteBox)
+    return model
