@@ -55,6 +55,22 @@ def test_threads_share_one_store(store):
     assert verify(store).ok and len(store.records("note")) == 40 and store.cache.count() == 40
 
 
+def test_a_forked_process_writes_through_connections_of_its_own(store):
+    store.append("note", {"by": "parent"})
+    child = os.fork()
+    if child == 0:
+        try:
+            for i in range(20):
+                store.append("note", {"by": "child", "i": i})
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    for i in range(20):
+        store.append("note", {"by": "parent", "i": i})
+    assert os.waitpid(child, 0)[1] == 0
+    assert verify(store).ok and len(store.records("note")) == 41
+
+
 def test_a_transition_cannot_be_taken_twice(home, finding):
     """Two processes that both want open → patched: one wins, the other is told."""
     with Store.open(home) as store:

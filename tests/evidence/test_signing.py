@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from fivefold.errors import StoreError, TamperedError
-from fivefold.evidence import Signer, Store, sign, sign_statement, verify_envelope
+from fivefold.evidence import Signer, Store, sign, sign_statement, verify, verify_envelope
 from fivefold.evidence.signing import IN_TOTO, pae, public_pem, read_public_keys, statement
 
 
@@ -102,6 +102,10 @@ def test_a_signed_record_holds_an_envelope_about_itself(store):
     assert payload["_type"] == "https://in-toto.io/Statement/v1"
     assert payload["subject"] == [{"name": f"decision/{record.seq}", "digest": {"sha256": record.hash}}]
     assert payload["predicate"]["body"] == {"decision": "ship"}
+    about = store.append("decision", {"subject": "f" * 64, "subject_name": "patched"}, signed=True)
+    payload = json.loads(verify_envelope(store.envelope(about.id), store.signer.public_key))
+    assert payload["subject"][1] == {"name": "model/patched", "digest": {"sha256": "f" * 64}}
+    assert verify(store).ok
     assert store.envelope(store.append("note", {}).id) is None
 
 
@@ -126,8 +130,6 @@ def test_a_key_of_ones_own_by_path_and_by_value(monkeypatch, tmp_path):
 
 
 def test_a_changed_key_is_introduced_and_old_signatures_still_hold(monkeypatch, home):
-    from fivefold.evidence import verify
-
     with Store.open(home) as store:
         store.append("decision", {"n": 1}, signed=True)
     monkeypatch.setenv("FIVEFOLD_SIGNING_KEY", pem_of(Ed25519PrivateKey.generate()).decode())

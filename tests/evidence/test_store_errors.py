@@ -69,6 +69,14 @@ def test_a_full_disk_while_an_artifact_is_written(store, monkeypatch):
     assert not [p for p in (store.home / "artifacts").rglob("*") if p.is_file()], "nothing half-written stays"
 
 
+def test_no_store_is_made_where_one_is_only_looked_for(home):
+    with pytest.raises(StoreError, match="no evidence store"):
+        Store.open(home, create=False)
+    assert not home.exists()
+    Store.open(home).close()
+    Store.open(home, create=False).close()
+
+
 def test_home_is_a_file(tmp_path: Path):
     (tmp_path / "home").write_text("")
     with pytest.raises(StoreError, match="cannot be created"):

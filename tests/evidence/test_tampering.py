@@ -116,6 +116,22 @@ def test_the_rest_of_the_ledger_rewritten_too(filled, tamper, home):
     assert "bad signature" in kinds(report), "the decision was signed with its old hash"
 
 
+def test_a_store_whose_key_record_was_garbled_still_opens_to_be_verified(filled, tamper, home):
+    filled.close()
+    tamper("UPDATE records SET body = 'garbage' WHERE seq = 1")
+    with Store.open(home) as store:
+        assert only(verify(store), "edited record").seq == 1
+
+
+def test_the_whole_database_removed(filled, home):
+    filled.close()
+    for path in home.glob("evidence.db*"):
+        path.unlink()
+    with Store.open(home) as store:
+        report = verify(store)
+    assert "cut tail" in kinds(report) and only(report, "rewritten history").seq == 1
+
+
 def test_a_deleted_record(filled, tamper):
     gone = filled.records()[2]
     tamper("DELETE FROM records WHERE seq = 3")

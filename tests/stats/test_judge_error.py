@@ -64,7 +64,7 @@ def test_the_interval_is_the_papers():
 @pytest.mark.parametrize("method", ["lang-reiczigel", "bootstrap"])
 @pytest.mark.parametrize("p, se, sp, labels", [(0.1, 0.9, 0.95, 60), (0.4, 0.8, 0.85, 100), (0.02, 0.85, 0.97, 150)])
 def test_coverage_with_few_labels(rng, method, p, se, sp, labels):
-    runs = 600 if method == "lang-reiczigel" else 300
+    runs = 600 if method == "lang-reiczigel" else 200
     hits = 0
     for _ in range(runs):
         k = rng.binomial(200, p * se + (1 - p) * (1 - sp))

@@ -15,7 +15,7 @@ from fivefold.stats import benjamini_hochberg, benjamini_yekutieli, holm
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(p_values)
 def test_against_statsmodels(p):
     for ours, theirs in ((holm, "holm"), (benjamini_hochberg, "fdr_bh"), (benjamini_yekutieli, "fdr_by")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,24 @@ class Database:
             raise StoreError(
                 "this kind of database is not supported", expected="sqlite:///… or postgresql://…", got=_shown(self.url)
             )
+        self._connect()
+
+    def _connect(self) -> None:
+        self._process = os.getpid()
         self._durable = self._engine("FULL")
         self._fast = self._engine("NORMAL") if self.sqlite else self._durable
+
+    def _own(self) -> None:
+        """After a fork, connections of one's own: a connection that two processes use corrupts what both write."""
+        if self._process != os.getpid():
+            self._durable.dispose(close=False)
+            self._fast.dispose(close=False)
+            self._connect()
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """A transaction that is alone in writing from its first statement on."""
+        self._own()
         with self._errors("written"):
             engine = self._durable if durable else self._fast
             with engine.connect().execution_options(fivefold_write=True) as conn, conn.begin():
@@ -50,6 +63,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database throughout."""
+        self._own()
         with self._errors("read"), self._durable.connect() as conn, conn.begin():
             yield conn
 

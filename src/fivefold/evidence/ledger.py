@@ -70,6 +70,12 @@ class Ledger:
         with self.database.read() as conn:
             return _by_key(conn, kind, key)
 
+    def has_key(self, kind: str, key: str) -> bool:
+        """Whether there is a record of a kind with this natural key; its body is not read."""
+        query = sa.select(records.c.seq).where(records.c.kind == kind, records.c.key == key).limit(1)
+        with self.database.read() as conn:
+            return conn.execute(query).first() is not None
+
     def latest_by_key(self, kind: str) -> list[Record]:
         """The last record of every natural key of a kind, in the order in which the keys first appeared."""
         c = records.c

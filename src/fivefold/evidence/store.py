@@ -44,13 +44,19 @@ class Store:
         self.heads = Heads(home / HEADS)
 
     @classmethod
-    def open(cls, home: Path | str | None = None, url: str | None = None) -> Store:
-        """Open or create a store and bring its schema up to date.
+    def open(cls, home: Path | str | None = None, url: str | None = None, *, create: bool = True) -> Store:
+        """Open a store and bring its schema up to date; make it if it is not there, unless `create` is False (who
+        wants to verify a store does not want a new one).
 
         Raises StoreError when the folder or database cannot be made, read or written, is something else, or was
         written by a newer fivefold.
         """
         folder = Path(home or os.environ.get("FIVEFOLD_HOME") or ".fivefold").expanduser().absolute()
+        if not create and not folder.is_dir():
+            raise StoreError(
+                f"there is no evidence store at {folder}",
+                next_step="run a plan first, or point FIVEFOLD_HOME to it",
+            )
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -224,14 +230,13 @@ class Store:
     # Anchors and keys
 
     def _sign(self, writer: Writer, record: Record) -> None:
-        subjects = {f"{record.kind}/{record.seq}": record.hash}
-        envelope = sign_statement(subjects, RECORD_PREDICATE, record_to_json(record), self.signer)
+        envelope = sign_statement(_subjects(record), RECORD_PREDICATE, record_to_json(record), self.signer)
         body = {"record": record.hash, "keyid": self.signer.keyid, "envelope": envelope}
         writer.append("signature", body, record.run)
 
     def _introduce_key(self) -> None:
         body = {"keyid": self.signer.keyid, "public_key": public_pem(self.signer.public_key), "algorithm": "ed25519"}
-        if not self.ledger.by_key("key", self.signer.keyid):
+        if not self.ledger.has_key("key", self.signer.keyid):
             self.append_once("key", body)
 
     @contextmanager
@@ -241,3 +246,12 @@ class Store:
             yield writer
         if writer.appended:
             self.heads.anchor(writer.appended, self.signer)
+
+
+def _subjects(record: Record) -> dict[str, str]:
+    """What a signed record is about: itself and, where it names one, the model version by its fingerprint."""
+    subjects = {f"{record.kind}/{record.seq}": record.hash}
+    model = str(record.body.get("subject", ""))
+    if len(model) == 64:
+        subjects[f"model/{record.body.get('subject_name', '')}"] = model
+    return subjects
