@@ -165,11 +165,7 @@ def _eval(
 
 def _in_own_loop(call: Callable[[], list[EvalLog]]) -> list[EvalLog]:
     """Inspect starts an event loop of its own; a caller that is inside one (a notebook, a server) gets a thread."""
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _inside_a_loop():
         return call()
     result: list[list[EvalLog]] = []
     failure: list[BaseException] = []
@@ -186,6 +182,16 @@ def _in_own_loop(call: Callable[[], list[EvalLog]]) -> list[EvalLog]:
     if failure:
         raise failure[0]
     return result[0]
+
+
+def _inside_a_loop() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from fivefold.types import Completion, Likelihood
 T = TypeVar("T")
 Pairs: TypeAlias = tuple[tuple[Context, str], ...]
 
-GENERATE_CHUNK = 64
+GENERATE_CHUNK = 32
 """Requests a call while there is a deadline, which is looked at between calls."""
 LIKELIHOOD_CHUNK = 256
 """Pairs a call: what a killed run may lose."""
@@ -25,7 +25,7 @@ LIKELIHOOD_CHUNK = 256
 class Served:
     """One model behind two batchers that share a lock: a model is asked by one thread at a time.
 
-    What has not been started when `seconds` have passed fails with BudgetError.
+    What has not been started `seconds` after the first request fails with BudgetError.
     """
 
     def __init__(
@@ -33,7 +33,8 @@ class Served:
     ) -> None:
         self.model = model
         self._on_answer = on_answer
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._seconds = seconds
+        self._deadline: float | None = None
         self._lock = threading.Lock()
         self.generations: Batcher[Request, Completion] = Batcher(self._generate)
         self.scores: Batcher[Pairs, list[Likelihood]] = Batcher(self._score)
@@ -47,7 +48,7 @@ class Served:
         return self.scores.submit(tuple(pairs))
 
     def _generate(self, requests: Sequence[Request], settle: Settle[Completion]) -> None:
-        step = len(requests) if self._deadline is None else GENERATE_CHUNK
+        step = len(requests) if self._seconds is None else GENERATE_CHUNK
         settled: set[int] = set()
         for start in range(0, len(requests), step):
             chunk = requests[start : start + step]
@@ -77,7 +78,11 @@ class Served:
             self._on_answer()
 
     def _check_time(self) -> None:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._seconds is None:
+            return
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._seconds
+        if time.monotonic() >= self._deadline:
             raise BudgetError("the time budget is spent", next_step="give more time, or a smaller --limit")
 
 

@@ -87,7 +87,7 @@ def normal(text: str) -> str:
     """Comparable text: NFKC, lower case, straight quotes, template tokens and runs of blanks removed."""
     text = unicodedata.normalize("NFKC", text).lower()
     text = text.translate(_QUOTES)
-    text = re.sub(r"<\|?/?[a-z_]+\|?>|<\|[a-z_]*$", " ", text).rstrip("\ufffd")
+    text = re.sub(r"<\|im_start\|>\s*(assistant|user|system)?|<\|?/?[a-z_]+\|?>|<\|[a-z_]*$", " ", text).rstrip("\ufffd")
     return re.sub(r"[ \t\u00a0]+", " ", text).strip()
 
 

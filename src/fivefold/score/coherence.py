@@ -91,7 +91,7 @@ def unrelated(text: str, prompt: str) -> bool:
     Longer texts are not asked: they may well speak of the matter in words of their own."""
     n, tokens = scripts(text), [t for t in words(text) if t.isalpha()]
     most = {True: 40, False: 24 if n["kana"] else 7}[n["latin"] > 0]
-    if not 3 < len(tokens) <= most:
+    if not (2 if n["hangul"] else 3) < len(tokens) <= most:
         return False
     shared, due = content_words(text) & content_words(prompt), content_words(prompt)
     return not shared or (len(shared) == 1 and len(due) >= 2 and len(tokens) <= 12 and scripts(text)["latin"] > 0)

@@ -1,9 +1,9 @@
 """Any OpenAI-compatible server: `http://host:port/v1`, or `http://host:port/v1#model` where it serves several.
 
 vLLM, llama.cpp, Ollama, TGI, SGLang and gateways speak this protocol (`POST /chat/completions`, `GET /models`).
-Standard library only. The key, if the server wants one, is the option `api_key` or the variable `FIVEFOLD_API_KEY`; keys of
-other services are never sent. A closed server's weights are unknown: the fingerprint covers address and model name,
-and says nothing when the server changes what stands behind the name.
+Standard library only. The key, if the server wants one, is the option `api_key` or the variable `FIVEFOLD_API_KEY`;
+keys of other services are never sent. A closed server's weights are unknown: the fingerprint covers address and model
+name, and says nothing when the server changes what stands behind the name.
 """
 
 from __future__ import annotations
