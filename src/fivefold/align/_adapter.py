@@ -52,6 +52,13 @@ def target_names(layer: nn.Module, targets: str) -> list[str]:
     return sorted(set(found))
 
 
+def packed_copy(module: Any) -> Any:
+    """A module over the same weights that attends through the runtime's packed attention."""
+    copied: Any = share(module)
+    copied.set_attn_implementation(_attention.NAME)
+    return copied
+
+
 def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None) -> Any:
     """A model to train that leaves `module` alone: with a fresh adapter, one loaded from `start`, or none at all.
 
@@ -62,11 +69,9 @@ def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None) ->
         raise TrainingError(
             "the model already carries an adapter", next_step="train the base, with the adapter's folder as `start`"
         )
-    copied: Any = copy.deepcopy(module) if lora is None and start is None else share(module)
-    copied.set_attn_implementation(_attention.NAME)
     if lora is None and start is None:
-        return copied.requires_grad_(True)
-    return _attach(copied.requires_grad_(False), lora, start)
+        return packed_copy(copy.deepcopy(module)).requires_grad_(True).eval()
+    return _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
 
 
 def _attach(module: Any, lora: Lora | None, start: Path | None) -> Any:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fivefold.align._pack import Item, Row, pack
 from fivefold.errors import TrainingError
-from fivefold.runtime._attention import attending
+from fivefold.runtime._attention import NAME, attending
 
 CHUNK = 512
 """Positions whose vocabulary logits exist at one time."""
@@ -74,7 +74,17 @@ def _logp(head: nn.Module, hidden: Tensor, want: Tensor, softcap: float | None) 
 
 
 def answer_logps(module: Any, row: Row) -> Tensor:
-    """Log-probability of every answer token of a packed row, [R] float32, with gradients if enabled."""
+    """Log-probability of every answer token of a packed row, [R] float32, with gradients if enabled.
+
+    `module` attends through the runtime's packed attention (`packed_copy`, `trainable_copy`).
+    """
+    if module.config._attn_implementation != NAME:
+        raise TrainingError(
+            "a packed row needs the runtime's attention",
+            expected=NAME,
+            got=module.config._attn_implementation,
+            next_step="make the module with packed_copy or trainable_copy",
+        )
     device = module.get_input_embeddings().weight.device
     with attending(row.plan()):
         hidden = module.base_model(

@@ -1,0 +1,111 @@
+"""Packed rows give what single sequences give, in values and in gradients."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from _items import random_items
+from fivefold.align._adapter import Lora, causal_lm, packed_copy, trainable, trainable_copy
+from fivefold.align._pack import Item, common_start, pack, rows_of
+from fivefold.align._policy import answer_logps, check_packing
+from fivefold.errors import TrainingError
+
+
+def alone(module: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+    """Log-probabilities of one answer by the module's ordinary forward."""
+    logits = module(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("answers", [1, 2, 4])
+def test_a_packed_row_gives_the_log_probabilities_of_single_sequences(model: Any, n: int, answers: int) -> None:
+    items = random_items(n, answers)
+    row = pack(items)
+    with torch.no_grad():
+        packed = answer_logps(packed_copy(model.module), row)
+        for item, slices in zip(items, row.answers, strict=True):
+            for answer, part in zip(item.answers, slices, strict=True):
+                torch.testing.assert_close(packed[part], alone(model.module, item.prompt, answer), atol=1e-4, rtol=0)
+
+
+def test_a_packed_row_gives_the_gradients_of_single_sequences(model: Any) -> None:
+    items = random_items(5, 2)
+    gradients = []
+    for packed in (True, False):
+        torch.manual_seed(0)
+        module = causal_lm(trainable_copy(model.module, Lora(r=4)))
+        with torch.no_grad():
+            for p in trainable(module).values():
+                p.normal_(0, 0.1)
+        if packed:
+            answer_logps(module, pack(items)).pow(2).sum().backward()
+        else:
+            sum(alone(module, i.prompt, a).pow(2).sum() for i in items for a in i.answers).backward()
+        gradients.append({name: p.grad.clone() for name, p in trainable(module).items()})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 20
+    scale = max(g.abs().max() for g in gradients[1].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * float(scale), rtol=1e-3, msg=name)
+
+
+def test_the_head_can_be_trained_too(model: Any) -> None:
+    items = random_items(3, 1)
+    full = trainable_copy(model.module, None)
+    answer_logps(full, pack(items)).sum().backward()
+    packed = full.get_output_embeddings().weight.grad.clone()
+    full.zero_grad()
+    sum(alone(full, i.prompt, i.answers[0]).sum() for i in items).backward()
+    torch.testing.assert_close(packed, full.get_output_embeddings().weight.grad, atol=1e-3, rtol=1e-3)
+
+
+def test_what_is_shared_is_computed_once() -> None:
+    items = [Item(prompt=(1, 2, 3, 4), answers=((5, 6, 7), (5, 8))), Item(prompt=(1, 2, 9), answers=((5, 6),))]
+    row = pack(items)
+    # shared 1 2 | 3 4 then 5 6 and the 5 of the other answer is the same node | 9 5
+    assert row.shared == 2 and row.tokens.tolist() == [1, 2, 3, 4, 5, 6, 9, 5]
+    assert row.depth.tolist() == [0, 1, 2, 3, 4, 5, 2, 3]
+    assert row.want.tolist() == [5, 6, 7, 5, 8, 5, 6]
+
+
+def test_rows_keep_to_their_limit_and_lose_nothing() -> None:
+    items = random_items(40, 2)
+    rows = list(rows_of(items, 60))
+    assert sorted(i for row in rows for i in row) == list(range(40))
+    assert all(sum(items[i].n_tokens for i in row) <= 60 for row in rows if len(row) > 1)
+    assert len(rows) < 20
+
+
+def test_common_start() -> None:
+    assert common_start([(1, 2, 3), (1, 2, 4), (1, 2)]) == 2
+    assert common_start([(1, 2)]) == 2
+    assert common_start([(), (1,)]) == 0
+
+
+def test_training_leaves_the_model_alone(model: Any) -> None:
+    before = copy.deepcopy(model.module.state_dict())
+    trained = trainable_copy(model.module, Lora(r=4))
+    answer_logps(causal_lm(trained), pack(random_items(2))).sum().backward()
+    assert not any("lora" in name for name, _ in model.module.named_modules())
+    assert all(p.grad is None and not p.requires_grad for p in model.module.parameters())
+    assert all(torch.equal(before[k], v) for k, v in model.module.state_dict().items())
+
+
+def test_an_adapter_from_a_higher_layer_leaves_the_lower_ones_without_gradient(model: Any) -> None:
+    names = trainable(trainable_copy(model.module, Lora(r=4, from_layer=2)))
+    layers = {name.split("layers.")[1].split(".")[0] for name in names}
+    assert layers == {"2", "3"}
+    attention = trainable(trainable_copy(model.module, Lora(r=4, targets="attention")))
+    assert attention and all("self_attn" in name for name in attention)
+
+
+def test_a_module_that_cannot_be_packed_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fivefold.align._policy.attending", lambda plan: __import__("contextlib").nullcontext())
+    with pytest.raises(TrainingError, match="same log-probabilities"):
+        check_packing(packed_copy(model.module), random_items(3))
+    with pytest.raises(TrainingError, match="runtime's attention"):
+        answer_logps(model.module, pack(random_items(1)))

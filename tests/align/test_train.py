@@ -1,0 +1,186 @@
+"""The trainer: it learns, it resumes exactly, it survives being killed, it says when it diverges."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from _items import random_items, small
+from fivefold.align import _checkpoint
+from fivefold.align._adapter import packed_copy
+from fivefold.align.train import Progress, batches_of, learning_rate, score, train
+from fivefold.errors import DataError, TrainingError, UnknownNameError
+
+LOSSES = {"sft": 1, "dpo": 2, "rpo": 2}
+
+
+class Stop(Exception):
+    """Raised by a watcher to break a run off."""
+
+
+def breaking_at(step: int) -> Any:
+    def watch(progress: Progress) -> None:
+        if progress.step == step:
+            raise Stop
+
+    return watch
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_falls(model: Any, tmp_path: Path, loss: str) -> None:
+    result = train(model, random_items(9, LOSSES[loss]), small(loss=loss, epochs=10, lr=2e-2), tmp_path)
+    assert len(result.losses) == 30
+    assert sum(result.losses[-3:]) < 0.9 * sum(result.losses[:3])
+
+
+def test_sft_makes_the_answers_likelier_in_the_adapted_model(model: Any, tmp_path: Path) -> None:
+    items = random_items(6, 1)
+    before = sum(float(a.sum()) for of_item in score(packed_copy(model.module), items, 64) for a in of_item)
+    result = train(model, items, small(epochs=10, lr=2e-2), tmp_path)
+    patched = model.with_adapter(str(result.path), name="patched")
+    after = sum(float(a.sum()) for of_item in score(packed_copy(patched.module), items, 64) for a in of_item)
+    assert after > before + 10
+    assert patched.fingerprint != model.fingerprint
+
+
+@pytest.mark.parametrize("loss", ["sft", "rpo"])
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_run_that_was_broken_off_gives_the_losses_of_one_that_was_not(
+    model: Any, tmp_path: Path, loss: str, at: int
+) -> None:
+    items, config = random_items(9, LOSSES[loss]), small(loss=loss, checkpoint_steps=1)
+    whole = train(model, items, config, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(model, items, config, tmp_path / "broken", on_step=breaking_at(at))
+    steps: list[int] = []
+    resumed = train(model, items, config, tmp_path / "broken", on_step=lambda p: steps.append(p.step))
+    assert steps == list(range(at + 1, 7))
+    assert resumed.losses == whole.losses and resumed.tokens == whole.tokens
+    weights = [(tmp_path / d / "adapter" / "adapter_model.safetensors").read_bytes() for d in ("whole", "broken")]
+    assert weights[0] == weights[1]
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from _items import random_items, small
+from fivefold.align.train import train
+from fivefold.runtime.load import load
+import time
+train(load({folder!r}), random_items(9, 2), small(loss="rpo", epochs=5, checkpoint_steps=1), Path({out!r}),
+      on_step=lambda p: (print(p.step, flush=True), time.sleep(0.2)))
+"""
+
+
+def test_kill_9_and_run_again_continues(folder: Path, model: Any, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    paths = [str(root / "tests"), str(root / "src")]
+    code = RUN.format(paths=paths, folder=str(folder), out=str(tmp_path / "killed"))
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    while (line := process.stdout.readline().strip()) != "3":
+        assert line, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    config = small(loss="rpo", epochs=5, checkpoint_steps=1)
+    steps: list[int] = []
+    resumed = train(model, random_items(9, 2), config, tmp_path / "killed", on_step=lambda p: steps.append(p.step))
+    whole = train(model, random_items(9, 2), config, tmp_path / "whole")
+    assert 3 <= steps[0] <= 5 and steps[-1] == 15
+    assert resumed.losses == whole.losses
+
+
+def test_a_finished_run_is_not_run_again(model: Any, tmp_path: Path) -> None:
+    items, config = random_items(4, 1), small()
+    first = train(model, items, config, tmp_path)
+    began = time.monotonic()
+    again = train(model, items, config, tmp_path, on_step=breaking_at(1))
+    assert again == first and time.monotonic() - began < 1
+    assert not (tmp_path / _checkpoint.FILE).exists()
+
+
+def test_another_run_in_the_same_folder_is_refused(model: Any, tmp_path: Path) -> None:
+    train(model, random_items(4, 1), small(), tmp_path)
+    with pytest.raises(TrainingError, match="another model, data or configuration"):
+        train(model, random_items(4, 1), small(lr=1e-3), tmp_path)
+
+
+def test_a_loss_that_is_no_number_is_an_error(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="diverged at step") as caught:
+        train(model, random_items(6, 1), small(lr=1e30, epochs=9, warmup=0.0), tmp_path)
+    assert "lower lr" in str(caught.value)
+    assert not (tmp_path / "training.json").exists()
+
+
+def test_the_record_says_what_was_done(model: Any, tmp_path: Path) -> None:
+    items = random_items(6, 1)
+    result = train(model, items, small(), tmp_path)
+    record = json.loads(result.record.read_text())
+    assert record["model"] == model.fingerprint and record["config"]["loss"] == "sft"
+    assert record["data"] == {"digest": result.data_digest, "items": 6, "groups": {"even": 3, "odd": 3}}
+    assert [h["loss"] for h in record["history"]] == list(result.losses)
+    assert record["tokens"] == result.tokens > 0
+
+
+def test_going_on_from_an_adapter_starts_where_it_ended(model: Any, tmp_path: Path) -> None:
+    items = random_items(6, 1)
+    config = small(adapter=small().adapter, epochs=6, lr=2e-2)
+    first = train(model, items, config, tmp_path / "first")
+    second = train(model, items, small(lr=0.0, epochs=1), tmp_path / "second", start=first.path)
+    patched = model.with_adapter(str(first.path), name="patched")
+    logps = [a for of_item in score(packed_copy(patched.module), items, 64) for a in of_item]
+    expected = -sum(float(a.sum()) for a in logps) / sum(len(a) for a in logps)
+    weights = [sum(len(items[i].answers[0]) for i in batch) for batch in batches_of(6, small(epochs=1))]
+    got = sum(loss * w for loss, w in zip(second.losses, weights, strict=True)) / sum(weights)
+    assert got == pytest.approx(expected, abs=0.15)  # dropout is on while training
+
+
+def test_a_reference_is_the_base_or_the_start(model: Any, tmp_path: Path) -> None:
+    items = random_items(6, 2)
+    sft = train(model, [type(i)(prompt=i.prompt, answers=i.answers[:1]) for i in items], small(lr=2e-2), tmp_path / "s")
+    plain = {"adapter": small(adapter=None).adapter, "epochs": 1, "lr": 0.0, "loss": "dpo"}
+    at_start = train(model, items, small(**plain, reference="start"), tmp_path / "a", start=sft.path)
+    at_base = train(model, items, small(**plain, reference="base"), tmp_path / "b", start=sft.path)
+    assert at_base.losses[0] != pytest.approx(0.6931, abs=0.02)
+    assert at_start.losses[0] == pytest.approx(0.6931, abs=0.1)
+
+
+def test_full_fine_tuning_writes_a_model(model: Any, tmp_path: Path) -> None:
+    result = train(model, random_items(6, 1), small(adapter=None, lr=1e-3, epochs=4), tmp_path)
+    assert (result.path / "model.safetensors").exists() and result.losses[-1] < result.losses[0]
+
+
+def test_data_that_does_not_fit_the_loss_is_refused(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to train on"):
+        train(model, [], small(), tmp_path)
+    with pytest.raises(DataError, match="does not fit the dpo loss"):
+        train(model, random_items(3, 1), small(loss="dpo"), tmp_path)
+    with pytest.raises(UnknownNameError, match="beta"):
+        train(model, random_items(3, 2), small(loss="dpo", loss_options={"betta": 0.1}), tmp_path)
+
+
+def test_every_item_is_seen_once_an_epoch_in_another_order() -> None:
+    batches = batches_of(10, small(epochs=2, batch_items=4))
+    assert [len(b) for b in batches] == [4, 4, 2, 4, 4, 2]
+    epochs = [sorted(i for batch in part for i in batch) for part in (batches[:3], batches[3:])]
+    assert epochs == [list(range(10))] * 2
+    assert batches[:3] != batches[3:]
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    config = small(lr=1.0, warmup=0.2, schedule="cosine")
+    rates = [learning_rate(s, 10, config) for s in range(10)]
+    assert rates[:2] == [0.5, 1.0] and rates[2] == 1.0 and rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
+    assert rates[-1] < 0.1
+    assert learning_rate(9, 10, small(lr=1.0, schedule="constant")) == 1.0
