@@ -26,9 +26,7 @@ def ask_peer(lm: object, pairs: list[tuple[str, str]]) -> list[float]:
     """lm-eval's log-likelihoods of the pairs."""
     from lm_eval.api.instance import Instance
 
-    requests = [
-        Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(pairs)
-    ]
+    requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(pairs)]
     return [float(total) for total, _ in lm.loglikelihood(requests, disable_tqdm=True)]  # type: ignore[attr-defined]
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -45,20 +44,42 @@ class Prefix:
 class Block:
     """Rows `start:stop` of the row, which see all of `prefix` and, among themselves, what `within` allows.
 
-    `within` is boolean [t, t] (row sees column), or None for plain causal order. `positions` are the tokens' positions
-    in their own sequences. `store` receives the keys and values of prefix and rows together; `slot` is the slot of the
-    decode cache that takes them from position `slot_from` on.
+    `within` is boolean [t, t] (row sees column), or None for plain causal order. `positions` [t] are the tokens'
+    positions in their own sequences. `store` receives the keys and values of prefix and rows together; `slot` is the
+    slot of the decode cache that takes them from position `slot_from` on.
     """
 
     start: int
     stop: int
+    positions: Tensor
     prefix: Prefix | None = None
     within: Tensor | None = None
-    positions: Tensor | None = None
     store: Prefix | None = None
     slot: int | None = None
     slot_from: int = 0
     _bias: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Run:
+    """Neighbouring blocks with the same prefix: rows `start:stop`, which read it together."""
+
+    start: int
+    stop: int
+    prefix: Prefix
+    positions: Tensor
+    _bias: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def bias(self, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor | None:
+        """Additive mask [R·t, P] where a sliding window hides the start of the prefix from these rows; else None."""
+        if window is None or int(self.positions.max()) < window:
+            return None
+        at = (window, dtype)
+        if at not in self._bias:
+            device = next(iter(self.prefix.keys.values())).device
+            ages = self.positions[:, None] - torch.arange(self.prefix.length)
+            self._bias[at] = _additive((ages < window).to(device), dtype).repeat(repeat, 1)
+        return self._bias[at]
 
 
 @dataclass(eq=False)
@@ -89,6 +110,21 @@ class Plan:
     groups: list[tuple[Prefix, Tensor]] = field(default_factory=list)
     longest: int = 0
     _bias: dict[tuple[int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    _runs: list[Run] | None = None
+
+    def runs(self) -> list[Run]:
+        """The blocks that have a prefix, neighbours with the same one joined."""
+        if self._runs is None:
+            self._runs = []
+            for block in self.blocks:
+                last = self._runs[-1] if self._runs else None
+                if block.prefix is None:
+                    continue
+                if last is not None and last.prefix is block.prefix and last.stop == block.start:
+                    last.stop, last.positions = block.stop, torch.cat([last.positions, block.positions])
+                else:
+                    self._runs.append(Run(block.start, block.stop, block.prefix, block.positions))
+        return self._runs
 
 
 @contextmanager
@@ -145,98 +181,113 @@ def packed_attention(
     layer = int(getattr(module, "layer_idx"))  # noqa: B009 - Module.__getattr__ is typed as Tensor | Module
     ask = Ask(layer, scale, sliding_window, softcap, s_aux)
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
+    lse = torch.empty(out.shape[:2], dtype=torch.float32, device=out.device)
     if plan.decode:
-        out[: plan.decode] = _decode(plan, ask, query, key, value)
+        _decode(plan, ask, query, key, value, out, lse)
     for block in plan.blocks:
-        out[block.start : block.stop] = _block(plan, block, ask, query, key, value)
-    return out.unsqueeze(0), None
+        _near(plan, block, ask, query, key, value, out, lse)
+    for run in plan.runs():
+        _far(run, ask, query, out, lse)
+    return _with_sinks(out, lse, s_aux).unsqueeze(0), None
 
 
-def _block(plan: Plan, block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _near(
+    plan: Plan, block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
+) -> None:
+    """What the rows of a block see of each other."""
     rows = slice(block.start, block.stop)
     q, k, v = query[:, :, rows], key[:, :, rows], value[:, :, rows]
-    if block.prefix is not None:
-        k = torch.cat([block.prefix.keys[ask.layer], k], dim=2)
-        v = torch.cat([block.prefix.values[ask.layer], v], dim=2)
     _keep(plan, block, ask.layer, k, v)
-    bias = _block_bias(block, ask.window, q.dtype, q.device)
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
-    if ask.softcap is None and ask.sinks is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, scale=ask.scale)
-        return out[0].transpose(0, 1)
-    if bias is None:
-        bias = _additive(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(), q.dtype)
-    out, lse = attend(q, k, v, bias, ask)
-    return _with_sinks(out[0].transpose(0, 1), lse[0].transpose(0, 1), ask.sinks)
+    seen, weight = attend(q, k, v, _near_bias(block, ask.window, q.dtype, q.device), ask, causal=block.within is None)
+    out[rows], lse[rows] = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
+
+
+def _far(run: Run, ask: Ask, query: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Fold what a run of blocks sees of its prefix into what is there; heads of a group share one read of the keys."""
+    keys, values = run.prefix.keys[ask.layer], run.prefix.values[ask.layer]
+    rows, groups = run.stop - run.start, keys.shape[1]
+    q = query[:, :, run.start : run.stop].reshape(1, groups, -1, query.shape[-1])
+    repeat = q.shape[2] // rows
+    bias = run.bias(ask.window, repeat, q.dtype)
+    seen, weight = attend(q, keys, values, bias, ask, sparse=bias is not None)
+    seen = seen.reshape(-1, rows, seen.shape[-1]).transpose(0, 1)
+    _merge(out[run.start : run.stop], lse[run.start : run.stop], seen, weight.reshape(-1, rows).transpose(0, 1))
+
+
+def _merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
+    """Join two attentions over disjoint keys, in place: outputs [..., D] weighted by their log-sum-exp [...]."""
+    weight = torch.sigmoid(more_lse - lse).unsqueeze(-1).to(out.dtype)
+    out.lerp_(more, weight)
+    torch.logaddexp(lse, more_lse, out=lse)
 
 
 def _keep(plan: Plan, block: Block, layer: int, keys: Tensor, values: Tensor) -> None:
-    if block.store is not None:
-        block.store.keys[layer], block.store.values[layer] = keys.contiguous(), values.contiguous()
-    if block.slot is not None and plan.slots is not None:
-        _ensure(plan.slots, layer, keys, values)
-        own = keys.shape[2] - block.slot_from
-        plan.slots.keys[layer][block.slot, :, :own] = keys[0, :, block.slot_from :]
-        plan.slots.values[layer][block.slot, :, :own] = values[0, :, block.slot_from :]
+    """Put a block's keys and values where later forwards find them: into its `store`, or into its slot."""
+    for new, side in ((keys, "keys"), (values, "values")):
+        before = getattr(block.prefix, side)[layer] if block.prefix is not None else None
+        if block.store is not None:
+            getattr(block.store, side)[layer] = new.contiguous() if before is None else torch.cat([before, new], dim=2)
+        if block.slot is not None and plan.slots is not None:
+            _fill(plan.slots, side, layer, block, before, new)
 
 
-def _ensure(slots: Slots, layer: int, keys: Tensor, values: Tensor) -> None:
-    """Room for `capacity` tokens in every slot of this layer."""
-    for store, like in ((slots.keys, keys), (slots.values, values)):
-        old = store.get(layer)
-        if old is not None and old.shape[2] >= slots.capacity:
-            continue
-        new = like.new_zeros(len(slots.lengths), like.shape[1], slots.capacity, like.shape[3])
+def _fill(slots: Slots, side: str, layer: int, block: Block, before: Tensor | None, new: Tensor) -> None:
+    """Tokens of a joining sequence from position `slot_from` on, the known ones and then the new ones."""
+    store = _ensure(slots, side, layer, new)
+    known = 0
+    if before is not None and before.shape[2] > block.slot_from:
+        known = before.shape[2] - block.slot_from
+        store[block.slot, :, :known] = before[0, :, block.slot_from :]
+    store[block.slot, :, known : known + new.shape[2]] = new[0]
+
+
+def _ensure(slots: Slots, side: str, layer: int, like: Tensor) -> Tensor:
+    """The tensor of one side of a layer, with room for `capacity` tokens in every slot."""
+    store: dict[int, Tensor] = getattr(slots, side)
+    old = store.get(layer)
+    if old is None or old.shape[2] < slots.capacity:
+        store[layer] = like.new_zeros(len(slots.lengths), like.shape[1], slots.capacity, like.shape[3])
         if old is not None:
-            new[:, :, : old.shape[2]] = old
-        store[layer] = new
+            store[layer][:, :, : old.shape[2]] = old
+    return store[layer]
 
 
-def _block_bias(block: Block, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """Additive mask [t, P + t] of a block, made once and used by every layer; None is plain causal order."""
+def _near_bias(block: Block, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Additive mask [t, t] of a block, made once and used by every layer; None is plain causal order."""
     at = (window, dtype)
     if at not in block._bias:
-        block._bias[at] = _make_block_bias(block, window, dtype, device)
+        t = block.stop - block.start
+        hidden = window is not None and t > window
+        sees = block.within
+        if sees is None and hidden:
+            sees = torch.ones(t, t, dtype=torch.bool).tril()
+        if sees is not None and hidden and window is not None:
+            sees = sees & (block.positions[:, None] - block.positions[None, :] < window)
+        block._bias[at] = None if sees is None else _additive(sees.to(device), dtype)
     return block._bias[at]
-
-
-def _make_block_bias(block: Block, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    t = block.stop - block.start
-    before = block.prefix.length if block.prefix is not None else 0
-    own = torch.arange(before, before + t, device=device) if block.positions is None else block.positions.to(device)
-    windowed = window is not None and int(own.max()) >= window
-    if before == 0 and block.within is None and not windowed:
-        return None
-    within = torch.ones(t, t, dtype=torch.bool, device=device).tril() if block.within is None else block.within
-    sees = torch.cat([torch.ones(t, before, dtype=torch.bool, device=device), within.to(device)], dim=1)
-    if windowed and window is not None:
-        keys = torch.cat([torch.arange(before, device=device), own])
-        sees &= own[:, None] - keys[None, :] < window
-    return _additive(sees, dtype)
 
 
 def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, float("-inf"))
 
 
-def _decode(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """One new token for each of the first n slots: [n, H, D]."""
+def _decode(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
+    """One new token for each of the first n slots."""
     slots, n = plan.slots, plan.decode
     assert slots is not None
-    _ensure(slots, ask.layer, key, value)
-    keys, values, heads = slots.keys[ask.layer], slots.values[ask.layer], key.shape[1]
+    keys, values = (_ensure(slots, side, ask.layer, new) for side, new in (("keys", key), ("values", value)))
     rows, at = torch.arange(n, device=key.device), slots.lengths[:n]
     keys[rows, :, at] = key[0, :, :n].transpose(0, 1)
     values[rows, :, at] = value[0, :, :n].transpose(0, 1)
-    longest = plan.longest
-    q = query[0, :, :n].transpose(0, 1).reshape(n, heads, -1, query.shape[-1])
+    q = query[0, :, :n].transpose(0, 1).reshape(n, key.shape[1], -1, query.shape[-1])
     bias = _decode_bias(plan, ask.window, q.dtype)
-    out, lse = attend(q, keys[:n, :, :longest], values[:n, :, :longest], bias, ask)
+    near, weight = attend(q, keys[:n, :, : plan.longest], values[:n, :, : plan.longest], bias, ask)
     for group in range(len(plan.groups)):
-        _merge_prefix(plan, group, ask, q, out, lse)
-    return _with_sinks(out.flatten(1, 2), lse.flatten(1, 2), ask.sinks)
+        _decode_far(plan, group, ask, q, near, weight)
+    out[:n], lse[:n] = near.flatten(1, 2), weight.flatten(1, 2)
 
 
 def _decode_bias(plan: Plan, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -253,19 +304,18 @@ def _decode_bias(plan: Plan, window: int | None, dtype: torch.dtype) -> Tensor:
     return plan._bias[at]
 
 
-def _merge_prefix(plan: Plan, group: int, ask: Ask, q: Tensor, out: Tensor, lse: Tensor) -> None:
-    """Fold a shared prefix into the outputs of its slots, in place. q [n, G, R, D], out like q, lse [n, G, R]."""
+def _decode_far(plan: Plan, group: int, ask: Ask, q: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Fold a prefix that several slots share into their outputs. q and out [n, G, R, D], lse [n, G, R]."""
     prefix, members = plan.groups[group]
     n, heads, repeat, width = len(members), *q.shape[1:]
     packed = q[members].transpose(0, 1).reshape(1, heads, n * repeat, width)
     bias = _prefix_bias(plan, group, repeat, ask.window, q.dtype)
-    far, far_lse = attend(packed, prefix.keys[ask.layer], prefix.values[ask.layer], bias, ask)
-    far = far.reshape(heads, n, repeat, -1).transpose(0, 1)
+    keys, values = prefix.keys[ask.layer], prefix.values[ask.layer]
+    far, far_lse = attend(packed, keys, values, bias, ask, sparse=bias is not None)
+    near, near_lse = out[members], lse[members]
     far_lse = far_lse.reshape(heads, n, repeat).transpose(0, 1)
-    near_lse = lse[members]
-    weight = torch.sigmoid(far_lse - near_lse).unsqueeze(-1).to(out.dtype)
-    out[members] = torch.lerp(out[members], far, weight)
-    lse[members] = torch.logaddexp(far_lse, near_lse)
+    _merge(near, near_lse, far.reshape(heads, n, repeat, -1).transpose(0, 1), far_lse)
+    out[members], lse[members] = near, near_lse
 
 
 def _prefix_bias(plan: Plan, group: int, repeat: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
@@ -282,14 +332,23 @@ def _prefix_bias(plan: Plan, group: int, repeat: int, window: int | None, dtype:
     return plan._bias[at]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, ask: Ask) -> tuple[Tensor, Tensor]:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, ask: Ask, *, causal: bool = False, sparse: bool = False
+) -> tuple[Tensor, Tensor]:
     """Softmax attention and the log-sum-exp of its scores: [..., t, D] and float32 [..., t].
 
-    A row that sees nothing has output 0 and log-sum-exp -inf, so it weighs nothing when merged.
+    `causal` holds where no `bias` is given. A row that sees nothing has output 0 and log-sum-exp -inf, so that it
+    weighs nothing when merged; `sparse` says that there may be such rows. Else, on a CPU, the fused kernel does it.
     """
+    if q.device.type == "cpu" and ask.softcap is None and not sparse:
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = fused(q, k, v, 0.0, causal and bias is None, attn_mask=bias, scale=ask.scale)
+        return out, lse.float()
     scores = torch.matmul(q * ask.scale, k.transpose(-1, -2)).float()
     if ask.softcap is not None:
         scores = ask.softcap * torch.tanh(scores / ask.softcap)
+    if bias is None and causal:
+        bias = _additive(torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(), scores.dtype)
     if bias is not None:
         scores = scores + bias
     lse = torch.logsumexp(scores, dim=-1)

@@ -136,10 +136,13 @@ class Engine:
 
     def _packed_probe(self, shared: list[int], first: list[int], second: list[int]) -> Tensor:
         prefix = Prefix(len(shared))
-        self.forward(shared, range(len(shared)), Plan([Block(0, len(shared), store=prefix)]), [0])
-        n = len(first)
-        plan = Plan([Block(0, n, prefix=prefix), Block(n, 2 * n, prefix=prefix)])
-        positions = [*range(len(shared), len(shared) + n)] * 2
+        self.forward(
+            shared, range(len(shared)), Plan([Block(0, len(shared), torch.arange(len(shared)), store=prefix)]), [0]
+        )
+        n, start = len(first), len(shared)
+        own = torch.arange(start, start + n)
+        plan = Plan([Block(0, n, own, prefix=prefix), Block(n, 2 * n, own, prefix=prefix)])
+        positions = [*own.tolist(), *own.tolist()]
         if len(prefix.keys) != len(self.layers):
             raise _attention.UnsupportedAttention("not every decoder layer went through the registered attention")
         return self.forward([*first, *second], positions, plan, [n - 1, 2 * n - 1])

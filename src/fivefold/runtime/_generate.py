@@ -170,7 +170,7 @@ class _Batch:
         self.slots.capacity = max(self.slots.capacity, -(-need // 64) * 64)
         self.behind.append(apart)
         own = torch.tensor(positions[start:])
-        return Block(start, len(ids), prefix=prefix, positions=own, slot=slot, slot_from=offset)
+        return Block(start, len(ids), own, prefix=prefix, slot=slot, slot_from=offset)
 
     def _prefixes(self, job: Job) -> tuple[Prefix | None, Prefix | None]:
         """The deepest stored prefix of a prompt, and the one that stays apart from its slot."""
@@ -206,7 +206,7 @@ class _Batch:
         known = prefix.length if prefix else 0
         positions = range(known, known + len(tokens))
         stored = Prefix(positions.stop)
-        block = Block(0, len(tokens), prefix=prefix, positions=torch.tensor(list(positions)), store=stored)
+        block = Block(0, len(tokens), torch.tensor(list(positions)), prefix=prefix, store=stored)
         self.engine.forward(tokens, positions, Plan([block]), [0])
         return stored
 

@@ -43,9 +43,9 @@ class Row:
             Block(
                 start,
                 len(self.ids),
+                torch.tensor(self.positions[start:]),
                 prefix=prefix,
                 within=None if chain else _tree_mask(nodes),
-                positions=torch.tensor(self.positions[start:]),
                 store=store,
             )
         )

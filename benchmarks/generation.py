@@ -1,0 +1,162 @@
+"""Greedy answers of the embedded model against Inspect's `hf` provider and transformers' own `generate`.
+
+`generation-shared`: short questions behind one long system prompt, asked through Inspect. `generation-apart`: prompts
+that share nothing, in batches of 32 by `generate`. Float32 and one thread on both sides; rates are answer tokens per
+CPU-second, and the agreement says how many texts are the same to the last character.
+"""
+
+from __future__ import annotations
+
+from _common import emit, limit, one_thread, timed
+
+one_thread()
+
+import asyncio  # noqa: E402
+from typing import Any  # noqa: E402
+
+NEW_TOKENS = 64
+PEER_BATCH = 32
+
+RULES = (
+    "You answer questions for visitors of a public library.",
+    "Use plain words and short sentences, because many visitors are still learning the language.",
+    "Say first what was asked for, and add background only where it helps to understand the answer.",
+    "When a question can be meant in two ways, say which one you answer and name the other briefly.",
+    "When you do not know something, say so, and say where in the library it could be looked up.",
+    "Never invent the title of a book, the name of a writer, a year or a number.",
+    "Do not repeat the question, do not greet, and do not close with an offer of further help.",
+    "Give at most three facts, each in a sentence of its own, the most important one first.",
+    "Prefer examples that a child of twelve has met: food, weather, animals, games, a walk through a town.",
+    "Use metric units and the twenty-four hour clock, and write numbers up to twelve as words.",
+    "Explain a word from another language when you cannot avoid it, and avoid it when you can.",
+    "Be kind about mistakes in spelling and grammar, and answer what was meant.",
+    "If a question is about health, law or money, give general knowledge and point to the desk for more.",
+    "If a question is about the library, its opening hours, cards or rooms, point to the notice at the door.",
+    "Do not take sides in matters of taste, religion or politics; say what different people think and why.",
+    "Keep the whole answer under eighty words, so that it can be read aloud at the desk in half a minute.",
+    "The library has three floors: children and comics below, novels in the middle, sciences and music above.",
+    "Visitors may be in a hurry, so the first sentence alone should already be useful to them.",
+)
+SYSTEM = " ".join(RULES)
+TOPICS = (
+    "rain", "bees", "bread", "the moon", "bridges", "salt", "owls", "paper", "tides", "glass", "apples", "maps",
+    "wool", "volcanoes", "clocks", "rice", "whales", "trains", "snow", "honey", "deserts", "ink", "spiders",
+    "rivers", "cheese", "kites", "thunder", "frogs", "coffee", "mirrors", "sand", "bicycles", "tea", "forests",
+    "cats", "windmills", "stars", "potatoes", "lighthouses", "horses", "soap", "islands", "drums", "butter",
+    "clouds", "ants", "chess", "iron", "fog", "roses", "ladders", "penguins", "rope", "sugar", "caves", "violins",
+    "dogs", "silk", "ice", "foxes", "gold", "ferns", "canals", "shadows",
+)  # fmt: skip
+
+
+def conversations(count: int) -> list[tuple[str, str]]:
+    """(system, user) pairs behind one long system prompt."""
+    return [(SYSTEM, f"What is special about {topic}?") for topic in TOPICS[:count]]
+
+
+def apart(count: int) -> list[tuple[str, str]]:
+    """(system, user) pairs of about 128 tokens that differ from the first word."""
+    pairs = []
+    for i, topic in enumerate(TOPICS[:count]):
+        rules = [RULES[(i + 5 * k) % len(RULES)] for k in range(4)]
+        pairs.append((f"{topic.capitalize()} is the subject. {' '.join(rules)}", f"What is special about {topic}?"))
+    return pairs
+
+
+def ours(model: Any, pairs: list[tuple[str, str]]) -> list[str]:
+    """Our answers, in order."""
+    from fivefold.runtime.protocol import Request
+    from fivefold.types import Message
+
+    requests = [
+        Request(
+            messages=(Message(role="system", content=system), Message(role="user", content=user)),
+            max_new_tokens=NEW_TOKENS,
+        )
+        for system, user in pairs
+    ]
+    answers = model.generate(requests)
+    failed = [a.error for a in answers if a.error]
+    if failed:
+        raise SystemExit(f"generation failed: {failed[0]}")
+    return [a.text for a in answers]
+
+
+def inspect_answers(api: Any, pairs: list[tuple[str, str]]) -> list[str]:
+    """Inspect's answers, asked all at once as an evaluation does."""
+    from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig
+
+    config = GenerateConfig(max_tokens=NEW_TOKENS, max_connections=PEER_BATCH)
+
+    async def ask() -> list[str]:
+        turns = [[ChatMessageSystem(content=s), ChatMessageUser(content=u)] for s, u in pairs]
+        outputs = await asyncio.gather(*(api.generate(turn, config=config) for turn in turns))
+        return [o.completion for o in outputs]
+
+    return asyncio.run(ask())
+
+
+def generate_answers(module: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> list[str]:
+    """Answers of transformers' `generate`, padded on the left, in batches."""
+    import torch
+
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "system", "content": s}, {"role": "user", "content": u}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for s, u in pairs
+    ]
+    answers: list[str] = []
+    for start in range(0, len(texts), PEER_BATCH):
+        batch = tokenizer(texts[start : start + PEER_BATCH], return_tensors="pt", padding=True, padding_side="left")
+        with torch.inference_mode():
+            out = module.generate(**batch, max_new_tokens=NEW_TOKENS, do_sample=False)
+        answers.extend(tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+    return answers
+
+
+def compare(name: str, peer: str, package: str, model: Any, pairs: list[tuple[str, str]], ask_peer: Any) -> None:
+    """Time both sides on the same conversations and print the line."""
+    ours(model, pairs[:2]), ask_peer(pairs[:2])
+    mine, our_seconds = timed(lambda: ours(model, pairs))
+    other, their_seconds = timed(lambda: ask_peer(pairs))
+    same = sum(a == b for a, b in zip(mine, other, strict=True))
+    count = [sum(len(model.tokenizer(t)["input_ids"]) for t in texts) for texts in (mine, other)]
+    prompt = sum(len(model.tokenizer(s + u)["input_ids"]) for s, u in pairs) / len(pairs)
+    agreement = {"prompts": len(pairs), "identical_texts": same, "tokens_a_prompt": round(prompt)}
+    unit = f"answer tokens/CPU-s, fp32, greedy, {NEW_TOKENS} new"
+    emit(name, peer, unit, count[0] / our_seconds, count[1] / their_seconds, agreement, package)
+
+
+def main() -> None:
+    """One line for each way of asking."""
+    from inspect_ai.model import get_model
+
+    from fivefold.runtime.load import load
+
+    model = load("smollm2")
+    folder = str(model.source.folder)
+    api = get_model("hf/smollm2", model_path=folder, device="cpu", do_sample=False, dtype="float32")
+    inner: Any = api.api
+    count = limit(64)
+    compare(
+        "generation-shared",
+        "inspect hf",
+        "inspect_ai",
+        model,
+        conversations(count),
+        lambda pairs: inspect_answers(api, pairs),
+    )
+    compare(
+        "generation-apart",
+        "transformers generate, batch 32",
+        "transformers",
+        model,
+        apart(count),
+        lambda pairs: generate_answers(inner.model, inner.tokenizer, pairs),
+    )
+
+
+if __name__ == "__main__":
+    main()
