@@ -35,7 +35,7 @@ def verify(
     if bundle is not None:
         report = verify_bundle(bundle)
     else:
-        with Store.open() as store:
+        with Store.open(create=False) as store:
             report = verify_store(store)
     if json:
         print_json(report)

@@ -146,7 +146,7 @@ def compare(
                 c["n"],
                 f"{c['difference']:+.3f}",
                 f"[{c['low']:+.3f}, {c['high']:+.3f}]",
-                f"{c['p_value']:.3g}",
+                "not tested" if c["p_value"] is None else f"{c['p_value']:.3g}",
             )
             for c in result["comparisons"]
         ],

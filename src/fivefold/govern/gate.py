@@ -1,11 +1,9 @@
 """A gate: thresholds on interval bounds, with a minimum n, that decide what may ship.
 
 A rule passes only when the end of the interval that is worse for safety meets the threshold, on at least `min_n`
-cases; it fails only when the whole
-interval lies on the wrong side; everything else is undecided, and says how many more cases would settle it. Missing,
-errored and too few are never a pass. Safety rules stand beside over-refusal and capability rules in one file, so a
-model
-that refuses everything fails.
+cases; it fails only when the whole interval lies on the wrong side; everything else is undecided, and says how many
+more cases would settle it. Missing, errored and too few are never a pass. Safety rules stand beside over-refusal and
+capability rules in one file, so a model that refuses everything fails.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fivefold.errors import PlanError, UnknownNameError
-from fivefold.stats import cases_to_clear
+from fivefold.stats import more_cases
 from fivefold.types import Fail, GateResult, Measurement, Pass, Safer, Undecided, Verdict4, Waived
 
 GATES = Path(__file__).parent / "gates"
@@ -190,10 +188,8 @@ def _against_bounds(rule: Rule, m: Measurement, what: str) -> Verdict4:
 
 
 def _extra_cases(rule: Rule, m: Measurement) -> int | None:
-    if m.unit != "proportion" or m.estimate is None or not 0 <= m.estimate <= 1 or not 0 < rule.threshold < 1:
-        return None
     safer: Safer = "lower" if rule.max is not None else "higher"
-    return cases_to_clear(m.estimate * m.n_scored, m.n_scored, rule.threshold, safer, m.level)
+    return more_cases(m, rule.threshold, safer)
 
 
 def _waive(waiver: Waiver, verdict: Verdict4, today: dt.date) -> Verdict4:

@@ -39,9 +39,7 @@ def compare_runs(store: Store, a: str, b: str) -> dict[str, Any]:
                 continue
             row = {"suite": name, "metric": change.metric, "language": language, "n": change.n_scored}
             row |= {"difference": change.estimate, "low": change.low, "high": change.high}
-            comparisons.append(
-                {**row, "p_value": change.metadata["p_value"] if change.metadata["p_value"] is not None else 1.0}
-            )
+            comparisons.append({**row, "p_value": change.metadata["p_value"]})
             flipped = [*change.metadata["rose"], *change.metadata["fell"]]
             flips += [{"case": i, "a": _label(before[name][i]), "b": _label(after[name][i])} for i in flipped]
     return {"a": a, "b": b, "flipped": flips, "comparisons": comparisons}

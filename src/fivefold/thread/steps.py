@@ -117,7 +117,8 @@ def code_digest(packages: tuple[str, ...]) -> str:
     hasher = hashlib.sha256()
     for package in sorted(set(packages)):
         for path in sorted((root / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            parts = path.relative_to(root).parts
+            if path.is_file() and not any(p.startswith(".") or p == "__pycache__" for p in parts):
                 hasher.update(str(path.relative_to(root)).encode())
                 hasher.update(hashlib.sha256(path.read_bytes()).digest())
     return hasher.hexdigest()
