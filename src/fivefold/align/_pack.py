@@ -59,10 +59,11 @@ class Row:
         if not self.shared:
             return Plan([self._block(*block, None) for block in self.blocks])
         prefix = Prefix(self.shared)
-        return Plan([Block(0, self.shared, store=prefix), *(self._block(*block, prefix) for block in self.blocks)])
+        shared = Block(0, self.shared, self.depth[: self.shared], store=prefix)
+        return Plan([shared, *(self._block(*block, prefix) for block in self.blocks)])
 
     def _block(self, start: int, stop: int, within: Tensor | None, prefix: Prefix | None) -> Block:
-        return Block(start, stop, prefix=prefix, within=within, positions=self.depth[start:stop])
+        return Block(start, stop, self.depth[start:stop], prefix=prefix, within=within)
 
 
 class _Tree:
