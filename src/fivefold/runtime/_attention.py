@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -180,6 +181,8 @@ def packed_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = int(getattr(module, "layer_idx"))  # noqa: B009 - Module.__getattr__ is typed as Tensor | Module
     ask = Ask(layer, scale, sliding_window, softcap, s_aux)
+    if torch.is_grad_enabled() and query.requires_grad:
+        return _with_gradients(plan, ask, query, key, value), None
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     lse = torch.empty(out.shape[:2], dtype=torch.float32, device=out.device)
     if plan.decode:
@@ -189,6 +192,54 @@ def packed_attention(
     for run in plan.runs():
         _far(run, ask, query, out, lse)
     return _with_sinks(out, lse, s_aux).unsqueeze(0), None
+
+
+def _with_gradients(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The same in operations that autograd follows: log-sum-exp weights of fused kernels carry no gradient, so each
+    block reads its prefix and itself as one sequence of keys."""
+    if plan.decode:
+        raise UnsupportedAttention("gradients through the decode cache")
+    return torch.cat([_whole(plan, block, ask, query, key, value) for block in plan.blocks]).unsqueeze(0)
+
+
+def _whole(plan: Plan, block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    rows = slice(block.start, block.stop)
+    q, k, v = query[:, :, rows], key[:, :, rows], value[:, :, rows]
+    _keep(plan, block, ask.layer, k, v)
+    bias = _near_bias(block, ask.window, q.dtype, q.device)
+    if block.prefix is not None:
+        k = torch.cat([block.prefix.keys[ask.layer], k], dim=2)
+        v = torch.cat([block.prefix.values[ask.layer], v], dim=2)
+        bias = _whole_bias(block, bias, ask.window, q)
+    repeat = q.shape[1] // k.shape[1]
+    if repeat > 1:
+        k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
+    if ask.softcap is None and ask.sinks is None:
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, scale=ask.scale)
+        return seen[0].transpose(0, 1)
+    scores = q @ k.transpose(-1, -2) * ask.scale
+    if ask.softcap is not None:
+        scores = ask.softcap * torch.tanh(scores / ask.softcap)
+    if bias is None:
+        bias = _additive(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(), q.dtype)
+    scores = scores + bias
+    if ask.sinks is not None:
+        sinks = ask.sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.float().softmax(-1).to(v.dtype)
+    return (weights[..., : v.shape[2]] @ v)[0].transpose(0, 1)
+
+
+def _whole_bias(block: Block, near: Tensor | None, window: int | None, q: Tensor) -> Tensor:
+    """Additive mask [t, P + t]: a block's own mask, with its prefix before it."""
+    assert block.prefix is not None
+    if near is None:
+        near = _additive(torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril(), q.dtype)
+    far = near.new_zeros(q.shape[2], block.prefix.length)
+    if window is not None:
+        ages = block.positions[:, None] - torch.arange(block.prefix.length)
+        far = _additive((ages < window).to(near.device), near.dtype)
+    return torch.cat([far, near], dim=1)
 
 
 def _near(
