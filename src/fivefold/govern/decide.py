@@ -23,7 +23,8 @@ def choose(candidates: Sequence[Candidate]) -> tuple[DecisionKind, Candidate]:
     """The decision and the version it is about.
 
     The first version that passes without guards ships; else the first that passes with guards ships with safeguards;
-    else, when every version fails a rule, the release is blocked; else it is undecided.
+    else, when every version fails a rule, the release is blocked; else it is undecided. Among equals the version with
+    the most safeguards is named, because it is the one to measure next.
     """
     passing = [c for c in candidates if status_of(c.gates) == "pass"]
     bare = [c for c in passing if not c.guarded]
@@ -31,7 +32,7 @@ def choose(candidates: Sequence[Candidate]) -> tuple[DecisionKind, Candidate]:
         return "ship", bare[0]
     if passing:
         return "ship_with_safeguards", passing[0]
-    best = min(candidates, key=lambda c: (_count(c, "fail"), _count(c, "undecided")))
+    best = min(reversed(candidates), key=lambda c: (_count(c, "fail"), _count(c, "undecided")))
     return ("block" if status_of(best.gates) == "fail" else "undecided"), best
 
 

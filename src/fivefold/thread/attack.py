@@ -101,7 +101,7 @@ def run_redteam(ctx: Context) -> Result:
         "findings": [f.id for f in kept],
         "measurements": [m.id for m in made],
         "tried": _keep_tried(ctx, "redteam", {"base": campaign}),
-        "heat": {"base": heat(campaign.tried)},
+        "heat": {"base": heat(campaign.tried, "redteam/base")},
         "left_out": left_out + list(campaign.stopped_early),
         "queries": campaign.queries,
     }
@@ -160,20 +160,22 @@ def run_reattack(ctx: Context) -> Result:
     return {
         "measurements": [m.id for m in measured],
         "tried": _keep_tried(ctx, "reattack", campaigns),
-        "heat": {v: heat(c.tried) for v, c in campaigns.items()},
+        "heat": {v: heat(c.tried, f"reattack/{v}") for v, c in campaigns.items()},
         "left_out": left_out,
         "queries": sum(c.queries for c in campaigns.values()),
     }
 
 
-def heat(tried: Sequence[Tried]) -> list[dict[str, Any]]:
-    """Cells of the category × attack map, with counts of scored and errored behaviours."""
-    cells: dict[tuple[str, str, str], list[Outcome]] = {}
+def heat(tried: Sequence[Tried], place: str = "") -> list[dict[str, Any]]:
+    """Cells of the category × attack map, with counts of scored and errored behaviours, and the ids under which the
+    report finds their transcripts; `place` tells stages and versions apart in those ids."""
+    cells: dict[tuple[str, str, str], list[Tried]] = {}
     for item in tried:
         key = (item.case.category, item.attack, item.case.language)
-        cells.setdefault(key, []).append(item.outcome)
+        cells.setdefault(key, []).append(item)
     rows = []
-    for (category, attack, language), outcomes in sorted(cells.items()):
+    for (category, attack, language), items in sorted(cells.items()):
+        outcomes: list[Outcome] = [item.outcome for item in items]
         m = measure_rate(outcomes, metric="attack_success", subject="", subject_name="", safer="lower")
         rows.append(
             {
@@ -186,9 +188,15 @@ def heat(tried: Sequence[Tried]) -> list[dict[str, Any]]:
                 "unscored": m.n_unscored,
                 "low": m.low,
                 "high": m.high,
+                "cases": [transcript_id(place, item.attack, item.case.id) for item in items if item.attempts],
             }
         )
     return rows
+
+
+def transcript_id(place: str, attack: str, case: str) -> str:
+    """The id of an attack's transcript in the report."""
+    return f"{place}/{attack}/{case}"
 
 
 def attack_cost(part: RedteamPlan | None, versions: int = 1) -> Cost:

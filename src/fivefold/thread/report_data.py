@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fivefold import __version__
+from fivefold.thread.attack import transcript_id
 from fivefold.thread.context import Context
 from fivefold.thread.findings import findings_of
 from fivefold.thread.run import RunResult
@@ -63,7 +64,42 @@ def transcripts(ctx: Context) -> dict[str, Any]:
         for case_id, row in kept.items():
             entry = rows.setdefault(case_id, {k: row[k] for k in ("prompt", "category", "language", "suite")})
             entry.setdefault("answers", {})[version] = row["answer"]
+    return {**rows, **attack_transcripts(ctx)}
+
+
+def attack_transcripts(ctx: Context) -> dict[str, Any]:
+    """The attempt that decided each attack on each behaviour: the success, or the last one that was made."""
+    rows: dict[str, Any] = {}
+    for stage in ("redteam", "reattack"):
+        if stage not in ctx.results:
+            continue
+        kept = json.loads(ctx.store.artifact(ctx.results[stage]["tried"]).read_bytes())
+        for version, items in kept.items():
+            for item in items:
+                if item["attempts"]:
+                    id = transcript_id(f"{stage}/{version}", item["attack"], item["case"]["id"])
+                    rows[id] = _attack_row(version, item)
     return rows
+
+
+def _attack_row(version: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    attempts = item["attempts"]
+    shown = next((a for a in attempts if a["outcome"].get("value", 0) >= 0.5), attempts[-1])
+    completion = shown["completion"] or {}
+    answer = {
+        "text": shown["prefill"] + completion.get("text", ""),
+        "label": shown["outcome"].get("label"),
+        "stop_reason": completion.get("stop_reason"),
+        "error": completion.get("error") or shown["outcome"].get("error"),
+    }
+    return {
+        "prompt": shown["messages"][-1]["content"],
+        "category": item["case"]["category"],
+        "language": item["case"]["language"],
+        "suite": "red team",
+        "attack": item["attack"],
+        "answers": {version: answer},
+    }
 
 
 def heatmap(results: Mapping[str, Any]) -> dict[str, Any]:
