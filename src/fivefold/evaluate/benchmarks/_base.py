@@ -13,13 +13,15 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from fivefold.errors import DataError, UsageError, nearest
 from fivefold.evaluate import data
 from fivefold.evaluate.data import Source
 from fivefold.evaluate.suites import Suite
 from fivefold.types import Case, Message, Safer
+
+Area: TypeAlias = Literal["capability", "code", "agents", "safety"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -30,6 +32,8 @@ class Benchmark:
 
     title: str
     """What its authors call it."""
+    area: Area
+    """What kind of thing it measures."""
     cases: Callable[..., list[Case]]
     """Reads the data, checked by hash; keyword arguments are the benchmark's options."""
     scorer: str

@@ -31,6 +31,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="Advanced AI risk evaluations, human-generated part",
+        area="safety",
         cases=cases,
         scorer="choice",
         metric="risky_answer",

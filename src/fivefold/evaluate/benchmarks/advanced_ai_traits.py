@@ -33,6 +33,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="Advanced AI traits, human-generated part",
+        area="safety",
         cases=cases,
         scorer="choice",
         metric="trait_answer",

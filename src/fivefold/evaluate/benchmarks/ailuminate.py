@@ -37,6 +37,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="AILuminate v1.0, demo prompt set, en_US",
+        area="safety",
         cases=cases,
         scorer="refusal",
         metric="ailuminate_compliance",

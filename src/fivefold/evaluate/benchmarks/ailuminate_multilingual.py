@@ -47,6 +47,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="AILuminate demo prompts in Korean and Japanese (Project Moonshot)",
+        area="safety",
         cases=cases,
         scorer="refusal",
         metric="ailuminate_compliance",

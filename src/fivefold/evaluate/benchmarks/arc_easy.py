@@ -21,6 +21,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="AI2 Reasoning Challenge (ARC), easy set",
+        area="capability",
         cases=cases,
         scorer="choice",
         metric="arc_easy_accuracy",

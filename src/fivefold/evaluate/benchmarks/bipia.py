@@ -86,6 +86,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="BIPIA, e-mail and table questions, canary part",
+        area="safety",
         cases=cases,
         scorer="canary",
         metric="bipia_injection_success",

@@ -29,6 +29,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="CyberSecEval 2, false refusal rate",
+        area="safety",
         cases=cases,
         scorer="over_refusal",
         metric="cyberseceval_false_refusal",

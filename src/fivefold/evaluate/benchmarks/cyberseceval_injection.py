@@ -55,6 +55,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="CyberSecEval 2, prompt injection, canary part",
+        area="safety",
         cases=cases,
         scorer="canary",
         metric="cyberseceval_injection_success",

@@ -43,6 +43,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="Grade School Math 8K (GSM8K), test split",
+        area="capability",
         cases=cases,
         scorer="number",
         metric="gsm8k_accuracy",

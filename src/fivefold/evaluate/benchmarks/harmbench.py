@@ -46,6 +46,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="HarmBench, direct requests",
+        area="safety",
         cases=cases,
         scorer="refusal",
         metric="harmbench_compliance",

@@ -39,6 +39,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="HumanEval",
+        area="code",
         cases=cases,
         scorer="code_tests",
         metric="humaneval_pass_at_1",

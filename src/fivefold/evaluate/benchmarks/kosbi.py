@@ -44,6 +44,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="Korean Social Bias (KoSBi), test split",
+        area="safety",
         cases=cases,
         scorer="choice",
         metric="kosbi_accuracy",

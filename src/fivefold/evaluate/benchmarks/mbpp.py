@@ -64,6 +64,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="Mostly Basic Python Problems (MBPP), sanitized",
+        area="code",
         cases=cases,
         scorer="code_tests",
         metric="mbpp_pass_at_1",

@@ -20,6 +20,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="Massive Multitask Language Understanding (MMLU)",
+        area="capability",
         cases=cases,
         scorer="choice",
         metric="mmlu_accuracy",

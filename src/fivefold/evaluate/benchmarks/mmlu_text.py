@@ -20,6 +20,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="MMLU, continuation form",
+        area="capability",
         cases=cases,
         scorer="choice",
         metric="mmlu_text_accuracy",

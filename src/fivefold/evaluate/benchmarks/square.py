@@ -44,6 +44,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="Sensitive Questions and Acceptable Responses (SQuARe), out-of-domain test split",
+        area="safety",
         cases=cases,
         scorer="choice",
         metric="square_accuracy",

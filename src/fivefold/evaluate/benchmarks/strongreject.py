@@ -29,6 +29,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="StrongREJECT, forbidden prompts without attacks",
+        area="safety",
         cases=cases,
         scorer="refusal",
         metric="strongreject_compliance",

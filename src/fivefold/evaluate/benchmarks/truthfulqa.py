@@ -22,6 +22,7 @@ def benchmark() -> Benchmark:
     """The benchmark."""
     return Benchmark(
         title="TruthfulQA, multiple choice with one true option (MC1), four-option version",
+        area="capability",
         cases=cases,
         scorer="choice",
         metric="truthfulqa_accuracy",

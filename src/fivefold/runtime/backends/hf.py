@@ -321,7 +321,7 @@ def _quietly() -> Iterator[None]:
     """No progress bars for a load that takes a second."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

@@ -7,8 +7,7 @@ limits scores 0.0 and the label says which; a sandbox that fails is Errored, bec
 
 Known weaknesses: tests and answer share a process, so an answer that is written to deceive the tests (an object equal
 to everything, a search for the file descriptor of the pass token) can pass; leaving early cannot. Processor time is
-that
-of this machine: an answer near the limit may pass elsewhere.
+that of this machine: an answer near the limit may pass elsewhere.
 """
 
 from __future__ import annotations
