@@ -15,6 +15,7 @@ from importlib.resources import files
 
 import yaml
 
+from fivefold.guard.requests import training_requests
 from fivefold.types import Case, Message
 
 FRAMED = "framed"
@@ -44,6 +45,15 @@ def framed(cases: Sequence[Case], *, copies: int = 1, noise: float = 0.15) -> li
             text = noised(case.prompt, rng) if noisy else choices[name].replace("{request}", case.prompt)
             made.append(_with_prompt(case, text, f"{case.id}+{'noise' if noisy else name}{i}"))
     return made
+
+
+def training_extras(
+    harmful: Sequence[Case], benign: Sequence[Case], *, everyday: Sequence[Case] = (), copies: int = 1
+) -> tuple[list[Case], list[Case]]:
+    """(harmful, benign) prompts that a probe learns from besides the suites' own: framed variants of the train and dev prompts,
+    the guard's training requests, everyday prompts."""
+    own, seen = training_requests(), [[c for c in side if c.split != "test"] for side in (harmful, benign)]
+    return [*framed(seen[0], copies=copies), *own[0]], [*framed(seen[1], copies=copies), *own[1], *everyday]
 
 
 def noised(text: str, rng: random.Random) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 from fivefold.errors import UsageError
 from fivefold.guard.protocol import Guard
 from fivefold.guard.refusals import refusal
+from fivefold.guard.texts import new_message, with_text
 from fivefold.runtime.protocol import Capability, Context, Model, OnDone, Request
 from fivefold.types import Completion, Exchange, Likelihood, Message, Stage, Verdict, digest, plain
 
@@ -120,7 +121,7 @@ class _State:
             self.blocked_by = verdict
         if verdict.action == "redact" and verdict.replacement is not None:
             self.replacement = verdict.replacement
-            self.exchange = _with_text(self.exchange, verdict.replacement)
+            self.exchange = with_text(self.exchange, verdict.replacement)
 
     def decision(self, policy: StackPolicy) -> StackVerdict:
         said = tuple(self.said)
@@ -133,14 +134,6 @@ class _State:
             who = ", ".join(t.verdict.guard for t in said if t.verdict.action == "redact")
             return StackVerdict(action="redact", verdicts=said, reason=f"redacted by {who}", replacement=self.replacement)
         return StackVerdict(action="allow", verdicts=said)
-
-
-def _with_text(exchange: Exchange, text: str) -> Exchange:
-    """The exchange with the text of its stage replaced: the answer, else the last message."""
-    if exchange.stage == "output":
-        return replace(exchange, answer=text)
-    *before, last = exchange.messages
-    return replace(exchange, messages=(*before, replace(last, content=text)))
 
 
 def _ask(guard: Guard, exchanges: Sequence[Exchange]) -> list[Timed]:
@@ -204,35 +197,44 @@ class GuardedModel:
 
     def check_inputs(self, requests: Sequence[Request]) -> list[StackVerdict]:
         """What the guards say before anything is generated."""
-        exchanges = [exchange for request in requests for exchange in _inputs(request)]
-        decisions = self.stack.check(exchanges)
-        return [_worst(decisions[2 * i], decisions[2 * i + 1]) for i in range(len(requests))]
+        return [verdict for _, verdict in self._screen(requests)]
+
+    def _screen(self, requests: Sequence[Request]) -> list[tuple[Request, StackVerdict]]:
+        """Each request as the model may see it, and the decision on it; all parts of all requests are checked at once."""
+        parts = [part for index, request in enumerate(requests) for part in _parts(index, request)]
+        decisions = self.stack.check([p.exchange for p in parts])
+        screened = [(request, StackVerdict(action="allow", verdicts=())) for request in requests]
+        for part, decision in zip(parts, decisions, strict=True):
+            request, so_far = screened[part.request]
+            if decision.action == "redact" and decision.replacement is not None:
+                request = part.redacted(request, decision.replacement)
+            screened[part.request] = (request, _worst(so_far, decision))
+        return screened
 
     def generate(self, requests: Sequence[Request], *, on_done: OnDone | None = None) -> list[Completion]:
         """Answers in the order of the requests; all inputs are checked at once and only the allowed ones are generated."""
         results: dict[int, Completion] = {}
 
         def finish(index: int, completion: Completion) -> None:
-            if index not in results:
-                results[index] = completion
-                if on_done is not None:
-                    on_done(index, completion)
+            results[index] = completion
+            if on_done is not None:
+                on_done(index, completion)
 
         asked: list[tuple[int, Request, StackVerdict]] = []
-        for i, (request, verdict) in enumerate(zip(requests, self.check_inputs(requests), strict=True)):
+        for i, (request, verdict) in enumerate(self._screen(requests)):
             if verdict.action == "block":
-                finish(i, self._refused(request, "input", verdict, ()))
+                finish(i, self._refused(request, {"input": verdict.to_json(), "blocked": "input"}))
             else:
-                asked.append((i, _redacted(request, verdict), verdict))
+                asked.append((i, request, verdict))
 
-        def checked(at: int, completion: Completion) -> None:
+        def answered(at: int, completion: Completion) -> None:
             index, request, verdict = asked[at]
             if index not in results:
                 finish(index, self._guarded(request, completion, verdict))
 
         if asked:
-            for at, completion in enumerate(self.inner.generate([r for _, r, _ in asked], on_done=checked)):
-                checked(at, completion)
+            for at, completion in enumerate(self.inner.generate([r for _, r, _ in asked], on_done=answered)):
+                answered(at, completion)
         return [results[i] for i in range(len(requests))]
 
     def log_likelihood(self, pairs: Sequence[tuple[Context, str]]) -> list[Likelihood]:
@@ -241,62 +243,65 @@ class GuardedModel:
 
     def _guarded(self, request: Request, completion: Completion, before: StackVerdict) -> Completion:
         """The completion after the output guards."""
-        said = {"input": before.to_json()}
+        said: dict[str, Any] = {"input": before.to_json()}
         if completion.error is not None:
             return replace(completion, model=self.fingerprint, metadata={**completion.metadata, "guard": said})
         answer = request.prefill + completion.text
         exchange = Exchange(messages=request.messages, answer=answer, stage="output", metadata={"prefill": request.prefill})
         (after,) = self.stack.check([exchange])
+        said["output"] = after.to_json()
         if after.action == "block":
-            return self._refused(request, "output", after, completion.tokens, completion, said)
-        text = completion.text
-        if after.action == "redact" and after.replacement is not None:
-            text = after.replacement.removeprefix(request.prefill)
-        metadata = {**completion.metadata, "guard": {**said, "output": after.to_json()}}
-        tokens = completion.tokens if text == completion.text else ()
+            return self._refused(request, {**said, "blocked": "output"}, completion)
+        redacted = after.action == "redact" and after.replacement is not None
+        text = (after.replacement or "").removeprefix(request.prefill) if redacted else completion.text
+        metadata = {**completion.metadata, "guard": said}
+        tokens = () if redacted else completion.tokens
         return replace(completion, text=text, tokens=tokens, model=self.fingerprint, metadata=metadata)
 
-    def _refused(
-        self,
-        request: Request,
-        stage: str,
-        verdict: StackVerdict,
-        tokens: tuple[int, ...],
-        completion: Completion | None = None,
-        said: Mapping[str, Any] | None = None,
-    ) -> Completion:
-        base = completion or Completion(text="", model=self.fingerprint, seed=request.seed)
+    def _refused(self, request: Request, said: Mapping[str, Any], answer: Completion | None = None) -> Completion:
+        """The refusal in place of an answer that was not made, or is not shown."""
+        base = answer or Completion(text="", model=self.fingerprint, seed=request.seed)
+        at = new_message(request.messages, "input")
         return replace(
             base,
-            text=refusal(_last_user(request.messages)),
+            text=refusal("" if at is None else request.messages[at].content),
             tokens=(),
             model=self.fingerprint,
             stop_reason="filtered",
-            metadata={**base.metadata, "guard": {**(said or {}), stage: verdict.to_json(), "blocked": stage}},
+            metadata={**base.metadata, "guard": said},
         )
 
 
-def _inputs(request: Request) -> tuple[Exchange, Exchange]:
-    """The request at the input stage, and the part that tools returned at the `tool_result` stage."""
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One piece of a request that guards look at: the conversation, or message `message` that a tool returned."""
+
+    request: int
+    exchange: Exchange
+    message: int | None = None
+
+    def redacted(self, request: Request, text: str) -> Request:
+        """The request with this piece's text replaced."""
+        at = new_message(request.messages, "input") if self.message is None else self.message
+        return replace(
+            request,
+            messages=tuple(replace(m, content=text) if i == at else m for i, m in enumerate(request.messages)),
+        )
+
+
+def _parts(index: int, request: Request) -> list[_Part]:
     metadata = {"prefill": request.prefill} if request.prefill else {}
     whole = Exchange(messages=request.messages, stage="input", metadata=metadata)
-    tools = tuple(m for m in request.messages if m.role == "tool")
-    return whole, Exchange(messages=tools, stage="tool_result", metadata=metadata)
+    tools = [
+        _Part(request=index, message=i, exchange=Exchange(messages=request.messages[: i + 1], stage="tool_result"))
+        for i, m in enumerate(request.messages)
+        if m.role == "tool"
+    ]
+    return [_Part(request=index, exchange=whole), *tools]
 
 
 def _worst(first: StackVerdict, second: StackVerdict) -> StackVerdict:
-    """Both stages as one decision: block over redact over allow."""
+    """Both decisions as one: block over redact over allow."""
     order: tuple[Final, ...] = ("allow", "redact", "block")
     worst = max(first, second, key=lambda v: order.index(v.action))
     return replace(worst, verdicts=(*first.verdicts, *second.verdicts))
-
-
-def _redacted(request: Request, verdict: StackVerdict) -> Request:
-    if verdict.action != "redact" or verdict.replacement is None:
-        return request
-    *before, last = request.messages
-    return replace(request, messages=(*before, replace(last, content=verdict.replacement)))
-
-
-def _last_user(messages: Sequence[Message]) -> str:
-    return next((m.content for m in reversed(messages) if m.role == "user"), "")

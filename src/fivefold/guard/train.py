@@ -45,7 +45,7 @@ class TextTraining:
     """Folds, by behaviour, of the out-of-fold scores that thresholds are set on."""
     target_fpr: float = 0.05
     """Share of benign texts of each language that may reach the threshold."""
-    framed_fpr: float = 0.1
+    framed_fpr: float = 0.15
     """The same for benign texts in a frame; the stricter of both thresholds holds."""
 
     def __post_init__(self) -> None:

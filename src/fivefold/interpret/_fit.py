@@ -30,11 +30,14 @@ class Read:
     languages: tuple[str, ...] | None = None
     """Languages of the prompts to learn from; None takes all."""
     target_fpr: float = 0.05
-    """Share of benign prompts that may exceed the threshold."""
+    """Share of benign prompts that may reach the threshold."""
+    framed_fpr: float = 0.15
+    """The same for benign prompts in a frame, where there are any; the stricter of both thresholds holds."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.target_fpr < 1:
-            raise UsageError("target_fpr is not a share", expected="between 0 and 1, say 0.05", got=self.target_fpr)
+        for name in ("target_fpr", "framed_fpr"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(f"{name} is not a share", expected="between 0 and 1, say 0.05", got=getattr(self, name))
 
 
 def held_out_scores(x: NDArray[np.float32], prompts: Prompts, fit: Fit, folds: int = FOLDS) -> tuple[Linear, Array]:
@@ -74,16 +77,30 @@ def separations(scores: Array, prompts: Prompts, split: str) -> dict[str, Separa
     return {k: s for k, s in found.items() if s is not None}
 
 
-def thresholds(scores: Array, prompts: Prompts, target_fpr: float) -> dict[str, Threshold]:
-    """Per language: lowest score that at most `target_fpr` of the benign dev and out-of-fold train prompts reach."""
-    seen = ~prompts.of_split("test") & ~prompts.positive
+def thresholds(scores: Array, prompts: Prompts, read: Read, framed: Framed | None = None) -> dict[str, Threshold]:
+    """Per language: the lowest score that at most `target_fpr` of the benign dev and out-of-fold train prompts reach, and at
+    most `framed_fpr` of their framed variants. `fpr` and `n` tell of the bare prompts."""
     found = {}
     for language in prompts.languages:
-        benign = scores[seen & prompts.of_language(language)]
+        benign = _seen_benign(scores, prompts, language)
+        in_frame = _seen_benign(framed.scores, framed.prompts, language) if framed else np.zeros(0)
         if benign.size:
-            value = threshold_at_fpr(benign, target_fpr)
+            value = threshold_at_fpr(benign, read.target_fpr)
+            value = max(value, threshold_at_fpr(in_frame, read.framed_fpr)) if in_frame.size else value
             found[language] = Threshold(value=value, fpr=float((benign >= value).mean()), n=int(benign.size))
     return found
+
+
+def _seen_benign(scores: Array, prompts: Prompts, language: str) -> Array:
+    return scores[~prompts.of_split("test") & ~prompts.positive & prompts.of_language(language)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framed:
+    """Variants of the prompts (in a role-play frame, say) with their held-out scores: they too may set a threshold."""
+
+    prompts: Prompts
+    scores: Array
 
 
 def artifact_of(
@@ -96,6 +113,7 @@ def artifact_of(
     read: Read,
     concept: str,
     method: str,
+    framed: Framed | None = None,
 ) -> ProbeArtifact:
     """The read-out as an artifact with its thresholds, its AUROCs on test and its held-out scores."""
     test = prompts.of_split("test")
@@ -113,7 +131,7 @@ def artifact_of(
         dataset=prompts.digest,
         languages=prompts.languages,
         target_fpr=read.target_fpr,
-        thresholds=thresholds(scores, prompts, read.target_fpr),
+        thresholds=thresholds(scores, prompts, read, framed),
         auroc=separations(scores, prompts, "test"),
         positive=_by_language(scores, prompts, test & prompts.positive),
         negative=_by_language(scores, prompts, test & ~prompts.positive),

@@ -26,7 +26,7 @@ class Prompts:
     def of(cls, positive: Sequence[Case], negative: Sequence[Case], languages: Sequence[str] | None = None) -> Prompts:
         """Positives, then negatives, of the given languages (None: all)."""
         keep = [[c for c in side if languages is None or c.language in languages] for side in (positive, negative)]
-        labels = np.array([True] * len(keep[0]) + [False] * len(keep[1]))
+        labels = np.array([True] * len(keep[0]) + [False] * len(keep[1]), dtype=np.bool_)
         return cls(cases=(*keep[0], *keep[1]), positive=labels)
 
     @property
@@ -36,20 +36,28 @@ class Prompts:
 
     def of_language(self, language: str | None) -> Mask:
         """Rows of one language; all rows for None."""
-        return np.array([language is None or c.language == language for c in self.cases])
+        return np.array([language is None or c.language == language for c in self.cases], dtype=np.bool_)
 
     def of_split(self, split: str) -> Mask:
         """Rows of one split."""
-        return np.array([c.split == split for c in self.cases])
+        return np.array([c.split == split for c in self.cases], dtype=np.bool_)
 
     @property
     def clusters(self) -> NDArray[np.str_]:
         """Behaviour of each row: translations and look-alikes of one behaviour are not independent."""
         return np.array([c.behaviour or c.id for c in self.cases], dtype=np.str_)
 
+    def and_(self, other: Prompts) -> Prompts:
+        """These rows, then the other ones."""
+        return Prompts(cases=(*self.cases, *other.cases), positive=np.concatenate([self.positive, other.positive]))
+
+    def rows(self, mask: Mask) -> Prompts:
+        """The rows of a mask."""
+        return Prompts(cases=tuple(c for c, m in zip(self.cases, mask, strict=True) if m), positive=self.positive[mask])
+
     def folds(self, n: int) -> NDArray[np.int64]:
         """Fold 0 … n-1 of each row, by behaviour, the same in every run."""
-        return np.array([int(digest(str(b))[:8], 16) % n for b in self.clusters])
+        return np.array([int(digest(str(b))[:8], 16) % n for b in self.clusters], dtype=np.int64)
 
     @property
     def digest(self) -> str:

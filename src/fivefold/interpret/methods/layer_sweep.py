@@ -9,14 +9,14 @@ Cost: one forward pass per prompt up to the deepest layer, all layers read at on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fivefold.interpret._baseline import baseline_scores
-from fivefold.interpret._fit import Read, artifact_of, held_out_scores, separation, separations
+from fivefold.interpret._fit import Framed, Read, artifact_of, held_out_scores, separation, separations
 from fivefold.interpret._linear import Array, Fit, fit_difference, logistic_fit
 from fivefold.interpret.artifacts import Position, ProbeArtifact, Separation
 from fivefold.interpret.data import Prompts, collect
@@ -86,42 +86,77 @@ def layer_sweep(
     layers: Sequence[int] | None = None,
     languages: Sequence[str] | None = None,
     target_fpr: float = 0.05,
-    ridge: float = 0.15,
+    framed_fpr: float = 0.15,
+    ridge: float = 0.1,
+    extra: tuple[Sequence[Case], Sequence[Case]] = ((), ()),
 ) -> SweepResult:
     """Sweep `layers` (None: all in the first two thirds of the depth, where a prompt's meaning is read best and the forward
-    pass stops early). Splits follow each case's behaviour; DataError when one has too few prompts of a kind."""
-    read = Read(position=position, languages=None if languages is None else tuple(languages), target_fpr=target_fpr)
+    pass stops early). Splits follow each case's behaviour; DataError when one has too few prompts of a kind.
+
+    `extra` are more (harmful, benign) prompts that the final probe learns from, read at the chosen layer alone: framed variants
+    of the prompts, other requests, everyday ones. They enter no AUROC; those that share a behaviour with `benign` also count
+    in the threshold.
+    """
+    read = Read(
+        position=position,
+        languages=None if languages is None else tuple(languages),
+        target_fpr=target_fpr,
+        framed_fpr=framed_fpr,
+    )
     prompts = Prompts.of(harmful, benign, read.languages)
     prompts.check("train", "dev", "test")
     places = list(range(-(-2 * model.n_layers // 3))) if layers is None else list(layers)
     x = collect(model, prompts.cases, layers=places, position=position, for_="the layer sweep")
     rows = [_baseline_row(prompts)]
-    artifacts: dict[str, tuple[ProbeArtifact, Array]] = {}
-    for name, fit in (("difference_of_means", fit_difference), ("linear_probe", logistic_fit(ridge))):
+    best: dict[str, int] = {}
+    fits = {"difference_of_means": fit_difference, "linear_probe": logistic_fit(ridge)}
+    for name, fit in fits.items():
         of_method = [_row(name, layer, x[:, i], prompts, fit) for i, layer in enumerate(places)]
-        best = max(of_method, key=lambda r: r.chosen_by).layer
-        assert best is not None
+        best[name] = places[int(np.argmax([r.chosen_by for r in of_method]))]
         rows += of_method
-        artifacts[name] = _artifact(name, best, x[:, places.index(best)], prompts, fit, model, read, concept)
-    probe, scores = artifacts["linear_probe"]
+    final = _Final(model=model, prompts=prompts, read=read, concept=concept)
+    at = {name: x[:, places.index(layer)] for name, layer in best.items()}
+    direction, _ = final.train("difference_of_means", best["difference_of_means"], at["difference_of_means"], fit_difference)
+    more = Prompts.of(*([c for c in side if c.split != "test"] for side in extra), languages=prompts.languages)
+    probe, scores = final.train("linear_probe", best["linear_probe"], at["linear_probe"], fits["linear_probe"], more)
     by_id = {c.id: float(s) for c, s in zip(prompts.cases, scores, strict=True)}
-    direction = artifacts["difference_of_means"][0]
     return SweepResult(concept=concept, rows=tuple(rows), probe=probe, direction=direction, scores=by_id)
 
 
-def _artifact(
-    name: str,
-    layer: int,
-    x: NDArray[np.float32],
-    prompts: Prompts,
-    fit: Fit,
-    model: WhiteBox,
-    read: Read,
-    concept: str,
-) -> tuple[ProbeArtifact, Array]:
-    linear, scores = held_out_scores(x, prompts, fit)
-    place = {"layer": layer, "read": read, "concept": concept, "method": name}
-    return artifact_of(linear, scores, prompts, model=model, **place), scores  # type: ignore[arg-type]
+@dataclass(frozen=True, kw_only=True)
+class _Final:
+    """What the artifacts of one sweep share."""
+
+    model: WhiteBox
+    prompts: Prompts
+    read: Read
+    concept: str
+
+    def train(
+        self, name: str, layer: int, x: NDArray[np.float32], fit: Fit, more: Prompts | None = None
+    ) -> tuple[ProbeArtifact, Array]:
+        """The artifact at one layer, and the held-out score of every prompt [N]; `more` prompts are learnt from besides."""
+        n, framed, wide = len(self.prompts.cases), None, self.prompts
+        if more is not None and more.cases:
+            wide = self.prompts.and_(more)
+            extra = collect(self.model, more.cases, layers=[layer], position=self.read.position, for_="the layer sweep")
+            x = np.concatenate([x, extra[:, 0]])
+        linear, scores = held_out_scores(x, wide, fit)
+        if more is not None and more.cases:
+            same = np.isin(more.clusters, self.prompts.clusters)
+            framed = Framed(prompts=more.rows(same), scores=scores[n:][same])
+        artifact = artifact_of(
+            linear,
+            scores[:n],
+            self.prompts,
+            model=self.model,
+            layer=layer,
+            read=self.read,
+            concept=self.concept,
+            method=name,
+            framed=framed,
+        )
+        return replace(artifact, dataset=wide.digest), scores[:n]
 
 
 def _row(name: str, layer: int, x: NDArray[np.float32], prompts: Prompts, fit: Fit) -> SweepRow:

@@ -26,7 +26,7 @@ class LinearProbe:
     name = "linear_probe"
     needs = frozenset({Capability.ACTIVATIONS})
 
-    def __init__(self, concept: str = "harmfulness", ridge: float = 0.15, **place: Any) -> None:
+    def __init__(self, concept: str = "harmfulness", ridge: float = 0.1, **place: Any) -> None:
         self.concept, self.ridge, self.read = concept, ridge, Read(**place)
 
     def fit(self, model: WhiteBox, positive: Sequence[Case], negative: Sequence[Case]) -> ProbeArtifact:
