@@ -173,7 +173,9 @@ class ProbeArtifact:
     def from_bytes(cls, data: bytes, *, digest: str | None = None, where: str = "probe") -> ProbeArtifact:
         """The artifact in a file's bytes; see `load`."""
         if digest is not None and digest_bytes(data) != digest:
-            raise ModelFileError(f"{where} is not the artifact that was asked for", expected=digest, got=digest_bytes(data))
+            raise ModelFileError(
+                f"{where} is not the artifact that was asked for", expected=digest, got=digest_bytes(data)
+            )
         header, tensors = _parse(data, where)
         try:
             return _build(header, tensors)
@@ -192,10 +194,18 @@ def _build(header: Mapping[str, Any], tensors: Mapping[str, Vector]) -> ProbeArt
     if not (tensors["scale"] > 0).all() or not tensors["weight"].any():
         raise ValueError("scale must be positive and weight not zero")
     position = header["position"]
-    if not (position in ("last", "mean") or type(position) is int) or type(header["layer"]) is not int or header["layer"] < 0:
+    if (
+        not (position in ("last", "mean") or type(position) is int)
+        or type(header["layer"]) is not int
+        or header["layer"] < 0
+    ):
         raise ValueError("layer or position is not a place in a model")
     return ProbeArtifact(
-        **{k: str(header[k]) for k in ("concept", "method", "model", "model_name", "dataset")},
+        concept=str(header["concept"]),
+        method=str(header["method"]),
+        model=str(header["model"]),
+        model_name=str(header["model_name"]),
+        dataset=str(header["dataset"]),
         layer=header["layer"],
         position=position,
         languages=tuple(str(x) for x in header["languages"]),
@@ -203,8 +213,11 @@ def _build(header: Mapping[str, Any], tensors: Mapping[str, Vector]) -> ProbeArt
         thresholds={str(k): _threshold(v) for k, v in header["thresholds"].items()},
         auroc={str(k): _separation(v) for k, v in header["auroc"].items()},
         bias=float(tensors["bias"][0]),
-        **{name: tensors[name] for name in _VECTORS},
-        **scores,
+        weight=tensors["weight"],
+        mean=tensors["mean"],
+        scale=tensors["scale"],
+        positive=scores["positive"],
+        negative=scores["negative"],
     )
 
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.evaluate.suites import suite
-from fivefold.interpret.cause import Cause, causes_of
+from fivefold.guard.augment import training_extras
+from fivefold.interpret.cause import CausalCheck, Cause, causal_check, explain
 from fivefold.interpret.methods.layer_sweep import SweepResult, SweepRow, layer_sweep
 from fivefold.runtime.protocol import Capability, Cost, require
 from fivefold.thread.context import Context
@@ -18,6 +20,8 @@ from fivefold.thread.steps import Result, Step
 from fivefold.types import Case
 
 CODE = ("runtime", "interpret", "stats", "evaluate")
+EVERYDAY = 80
+CAUSAL = 16
 READ = 2 / 3
 """Share of a full forward that reading the first two thirds of the layers costs."""
 
@@ -32,8 +36,17 @@ def run_interpret(ctx: Context) -> Result:
     harmful, benign = prompts_of(part, harmful=True), prompts_of(part, harmful=False)
     ctx.progress.advance(0, 2, "reading activations")
     target = ctx.plan.guard.target_fpr if ctx.plan.guard else 0.05
-    sweep = layer_sweep(model, harmful, benign, position=part.position, languages=part.languages, target_fpr=target)
+    sweep = layer_sweep(
+        model,
+        harmful,
+        benign,
+        position=part.position,
+        languages=part.languages,
+        target_fpr=target,
+        extra=extras(part, harmful, benign),
+    )
     ctx.progress.advance(1, 2, "placing the findings")
+    causal = causal_check(model, sweep.direction, causal_cases(harmful, part))
     kept = {
         name: ctx.store.put_artifact(
             artifact.to_bytes(), name=f"{name}.safetensors", media_type="application/x-safetensors", run=ctx.run
@@ -44,7 +57,7 @@ def run_interpret(ctx: Context) -> Result:
         ctx.store.add_measurement(type(m)(**{**vars(m), "subject_name": "base", "run": ctx.run}))
         for m in sweep.measurements()
     ]
-    causes = place_findings(ctx, sweep, measured[0].id)
+    causes = place_findings(ctx, sweep, causal, measured[0].id)
     ctx.progress.advance(2, 2)
     return {
         "artifacts": kept,
@@ -52,6 +65,7 @@ def run_interpret(ctx: Context) -> Result:
         "auroc": {k: v.estimate for k, v in sweep.probe.auroc.items()},
         "baseline": {k: v.estimate for k, v in sweep.baseline.test.items()},
         "measurements": [m.id for m in measured],
+        "causal": causal.sentence,
         "report": report_of(sweep, [*harmful, *benign], causes, part),
         "seconds": time.monotonic() - began,
     }
@@ -63,13 +77,29 @@ def prompts_of(part: InterpretPlan, *, harmful: bool) -> list[Case]:
     return list(chosen.cases(languages=part.languages, limit=part.limit))
 
 
-def place_findings(ctx: Context, sweep: SweepResult, evidence: str) -> dict[str, Cause]:
-    """Where each finding's shortest prompts lie on the direction; written into the finding as its cause."""
-    findings = findings_of(ctx)
-    if not findings:
-        return {}
-    causes = causes_of(findings, ctx.whitebox("base"), sweep.probe)
-    for finding in findings:
+def extras(part: InterpretPlan, harmful: list[Case], benign: list[Case]) -> tuple[list[Case], list[Case]]:
+    """More prompts that the final probe learns from: framed variants in the plan's languages, everyday requests."""
+    sides = [[c for c in side if c.language in part.framed] for side in (harmful, benign)]
+    if not part.framed:
+        return [], []
+    everyday = [c for c in everyday_cases() if c.language in part.framed]
+    return training_extras(*sides, everyday=everyday[:EVERYDAY])
+
+
+def causal_cases(harmful: list[Case], part: InterpretPlan) -> list[Case]:
+    """A few dev prompts in the first language on which the direction is moved."""
+    return [c for c in harmful if c.split == "dev" and c.language == part.languages[0]][:CAUSAL]
+
+
+def place_findings(ctx: Context, sweep: SweepResult, causal: CausalCheck, evidence: str) -> dict[str, Cause]:
+    """Where each finding's stored prompts lie on the probe; written into the finding as its cause."""
+    causes = {}
+    for finding in findings_of(ctx):
+        cases = [
+            Case(id=f"{finding.id}/{i}", messages=r.messages, language=finding.language, category=finding.category)
+            for i, r in enumerate(finding.reproductions)
+        ]
+        causes[finding.id] = explain(ctx.whitebox("base"), sweep.probe, cases, causal=causal)
         ctx.store.update_finding(
             finding.id, evidence=evidence, reason="placed on the probe", run=ctx.run, cause=causes[finding.id].to_json()
         )
@@ -86,7 +116,11 @@ def report_of(
         for c in cases
         if c.split == "test" and c.id in sweep.scores
     ]
-    scores += [{"score": cause.score, "group": "finding", "language": cause.language} for cause in causes.values()]
+    scores += [
+        {"score": place.score, "group": "finding", "language": place.language}
+        for cause in causes.values()
+        for place in cause.locations
+    ]
     return {
         "concept": sweep.concept,
         "position": str(sweep.probe.position),

@@ -8,18 +8,23 @@ from dataclasses import fields
 from dataclasses import replace as dataclass_replace
 from typing import Any
 
+from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.align.recipes.patch import PatchConfig, PatchResult, patch
 from fivefold.errors import UnknownNameError
 from fivefold.evaluate.suites import suite
 from fivefold.guard.guards.probe import guard as probe_guard
+from fivefold.guard.guards.text import guard as text_guard
+from fivefold.guard.guards.unicode import guard as unicode_guard
+from fivefold.guard.protocol import Guard
 from fivefold.guard.stack import GuardedModel, GuardStack
+from fivefold.guard.train import TextTraining, train_text
 from fivefold.interpret.artifacts import ProbeArtifact
 from fivefold.redteam.attacks.gcg import DirectionPenalty
 from fivefold.runtime.protocol import Capability, Cost, Request, require
 from fivefold.stats import measure_rate
 from fivefold.thread.context import Context
 from fivefold.thread.findings import findings_of, mark_patched
-from fivefold.thread.plan import PatchPlan, Plan
+from fivefold.thread.plan import GuardPlan, PatchPlan, Plan
 from fivefold.thread.steps import Result, Step, code_digest
 from fivefold.types import Case, Finding, ModelVersion, Outcome, Scored, digest
 
@@ -151,8 +156,7 @@ def run_guard(ctx: Context) -> Result:
     part = ctx.plan.guard
     assert part is not None
     began = time.monotonic()
-    probe = ctx.results["interpret"]["artifacts"]["probe"]
-    found: Result = {"parts": {"probe": probe}, "guards": list(part.guards)}
+    found: Result = {"parts": guard_parts(ctx, part), "guards": list(part.guards)}
     ctx.results["guard"] = found
     guarded = ctx.model("guarded")
     assert isinstance(guarded, GuardedModel)
@@ -184,9 +188,28 @@ def run_guard(ctx: Context) -> Result:
     }
 
 
+def guard_parts(ctx: Context, part: GuardPlan) -> dict[str, str]:
+    """Artifacts of the guards by name: the interpret step's probe, a text model trained on the train split."""
+    parts = {}
+    if "probe" in part.guards:
+        parts["probe"] = ctx.results["interpret"]["artifacts"]["probe"]
+    if "text" in part.guards:
+        harmful, benign = (
+            [c for c in suite(name).cases(languages=LANGUAGES) if c.split != "test"]
+            for name in ("core-harms", "core-benign")
+        )
+        config = TextTraining(target_fpr=part.target_fpr)
+        trained = train_text(harmful, benign, config, everyday=everyday_cases()).model
+        kept = ctx.store.put_artifact(
+            trained.to_bytes(), name="text-guard.safetensors", media_type="application/x-safetensors", run=ctx.run
+        )
+        parts["text"] = kept.digest
+    return parts
+
+
 def measure_guard(ctx: Context, guarded: GuardedModel, language: str) -> dict[str, Any]:
     """Recall on held-out harmful prompts and false alarms on their look-alikes, with intervals."""
-    row: dict[str, Any] = {"language": language, "guard": "probe"}
+    row: dict[str, Any] = {"language": language, "guard": "+".join(ctx.results["guard"]["guards"])}
     for name, metric, key in (("core-harms", "guard_recall", "recall"), ("core-benign", "guard_false_alarms", "fpr")):
         cases = suite(name).cases(languages=[language], split="test")
         verdicts = guarded.check_inputs([Request(messages=c.messages) for c in cases])
@@ -212,15 +235,21 @@ def measure_guard(ctx: Context, guarded: GuardedModel, language: str) -> dict[st
 
 
 def build_stack(ctx: Context, result: Mapping[str, Any]) -> GuardStack:
-    """The stack that a guard step describes; probes read the base model's activations."""
-    digest_ = result["parts"]["probe"]
-    path = ctx.store.artifact(digest_)
-    return GuardStack([probe_guard(path, ctx.whitebox("base"), digest=digest_)])
+    """The stack that a guard step describes, cheapest guard first; probes read the base model's activations."""
+    guards: list[Guard] = []
+    parts = result["parts"]
+    if "unicode" in result["guards"]:
+        guards.append(unicode_guard())
+    if "text" in parts:
+        guards.append(text_guard(ctx.store.artifact(parts["text"]), digest=parts["text"]))
+    if "probe" in parts:
+        guards.append(probe_guard(ctx.store.artifact(parts["probe"]), ctx.whitebox("base"), digest=parts["probe"]))
+    return GuardStack(guards)
 
 
 def probe_penalties(ctx: Context) -> list[DirectionPenalty]:
     """What an attacker who knows the guard optimises against: the probe's logit above its English threshold."""
-    if "guard" not in ctx.results:
+    if "guard" not in ctx.results or "probe" not in ctx.results["guard"]["parts"]:
         return []
     digest_ = ctx.results["guard"]["parts"]["probe"]
     probe = ProbeArtifact.load(ctx.store.artifact(digest_), digest=digest_)

@@ -21,6 +21,10 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Limit = Annotated[int, Field(gt=0)] | dict[str, Annotated[int, Field(gt=0)]] | None
+"""Cases per language: one number for all, one for each, or None for every case."""
+
+
 class SuiteRun(_Part):
     """One suite to evaluate. `limit` counts cases per language, balanced over categories (one number, or one for each
     language); None takes all. `split: null` takes all splits: for suites on which nothing is trained."""
@@ -28,7 +32,7 @@ class SuiteRun(_Part):
     suite: str
     split: Split | None = "test"
     languages: tuple[str, ...] = ("en", "ko", "ja")
-    limit: Annotated[int, Field(gt=0)] | dict[str, Annotated[int, Field(gt=0)]] | None = None
+    limit: Limit = None
     max_new_tokens: int = Field(default=40, gt=0, le=4096)
 
 
@@ -55,12 +59,14 @@ class RedteamPlan(_Part):
 
 
 class InterpretPlan(_Part):
-    """Which concept is sought, on which prompts, and where along the prompt it is read."""
+    """Which concept is sought, on which prompts, and where along the prompt it is read. In the languages of `framed` the
+    final probe also learns from framed and everyday prompts, so that a frame alone does not look harmful."""
 
     harmful: str = "core-harms"
     benign: str = "core-benign"
     languages: tuple[str, ...] = ("en", "ko", "ja")
-    limit: int | None = Field(default=None, gt=0)
+    limit: Limit = None
+    framed: tuple[str, ...] = ("en",)
     position: Literal["last", "mean"] = "last"
 
 
@@ -74,7 +80,7 @@ class PatchPlan(_Part):
 class GuardPlan(_Part):
     """The guard patch. Its probes come from the interpret step; thresholds are set on dev prompts at `target_fpr`."""
 
-    guards: tuple[str, ...] = ("probe",)
+    guards: tuple[Literal["probe", "text", "unicode"], ...] = ("probe",)
     target_fpr: float = Field(default=0.05, gt=0, lt=1)
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -217,7 +223,7 @@ def scaled(plan: Plan, share: float) -> Plan:
         "reattack": fewer_attacks(plan.reattack),
     }
     if plan.interpret:
-        update["interpret"] = plan.interpret.model_copy(update={"limit": max(24, fewer(plan.interpret.limit, 240))})
+        update["interpret"] = plan.interpret.model_copy(update={"limit": max(28, round(240 * share)), "framed": ()})
     if plan.patch:
         update["patch"] = plan.patch.model_copy(update={"options": {**plan.patch.options, "share": share}})
     return plan.model_copy(update=update)

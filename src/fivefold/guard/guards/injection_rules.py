@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
@@ -30,7 +30,9 @@ class InjectionRules:
 
     name = "injection_rules"
 
-    def __init__(self, reaction: Reaction = "redact", kinds: int = 1, stages: Sequence[Stage] = ("input", "tool_result")) -> None:
+    def __init__(
+        self, reaction: Reaction = "redact", kinds: int = 1, stages: Sequence[Stage] = ("input", "tool_result")
+    ) -> None:
         self.reaction, self.kinds = reaction, kinds
         self.stages: frozenset[Stage] = frozenset(stages)
 
@@ -45,12 +47,14 @@ class InjectionRules:
 
     def _check(self, text: str) -> Verdict:
         found = {s: kinds for s in sentences(text) if len(kinds := matched(s)) >= self.kinds}
-        hidden = {k for v in views(text)[1:] for s in sentences(v.text) if len(m := matched(s)) >= self.kinds for k in m}
+        hidden = {
+            k for v in views(text)[1:] for s in sentences(v.text) if len(m := matched(s)) >= self.kinds for k in m
+        }
         score = float(max((len(k) for k in (*found.values(), hidden)), default=0))
         if not found and not hidden:
             return Verdict(action="allow", guard=self.name, score=score)
         names = ", ".join(sorted({k for kinds in found.values() for k in kinds} | hidden))
-        fields = {"guard": self.name, "reason": f"instruction in the text: {names}", "score": score}
+        fields: dict[str, Any] = {"guard": self.name, "reason": f"instruction in the text: {names}", "score": score}
         if self.reaction == "block" or not found:
             return Verdict(action="block", **fields)
         return Verdict(action="redact", replacement=without(text, found), **fields)
@@ -78,7 +82,9 @@ def without(text: str, found: Sequence[str] | dict[str, list[str]]) -> str:
 def rules() -> dict[str, re.Pattern[str]]:
     """One pattern per kind, over all languages."""
     kinds = yaml.safe_load(_bytes())
-    return {k: re.compile("|".join(f"(?:{p})" for ps in langs.values() for p in ps), re.I) for k, langs in kinds.items()}
+    return {
+        k: re.compile("|".join(f"(?:{p})" for ps in langs.values() for p in ps), re.I) for k, langs in kinds.items()
+    }
 
 
 @cache

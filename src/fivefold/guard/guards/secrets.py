@@ -12,7 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from fivefold.guard.normalise import View, views
@@ -83,14 +83,16 @@ class SecretsGuard:
         if not found:
             return Verdict(action="allow", guard=self.name, score=0.0)
         reason = "leaks " + ", ".join(sorted(set(found)))
-        fields = {"guard": self.name, "reason": reason, "score": float(len(found))}
+        fields: dict[str, Any] = {"guard": self.name, "reason": reason, "score": float(len(found))}
         if self.reaction == "block" or text in ("", answer):
             return Verdict(action="block", **fields)
         return Verdict(action="redact", replacement=text, **fields)
 
     def _known(self, exchange: Exchange) -> list[tuple[str, str]]:
         own = [("a named secret", s) for s in self.secrets]
-        return own + ([("a secret of the system prompt", s) for s in system_secrets(exchange)] if self.protect_system else [])
+        return own + (
+            [("a secret of the system prompt", s) for s in system_secrets(exchange)] if self.protect_system else []
+        )
 
     def _links(self, answer: str) -> list[str]:
         """Links and images of the answer that carry data to a foreign host."""
@@ -163,7 +165,9 @@ def _quotes_system(exchange: Exchange, answer: str) -> bool:
 def _runs(text: str) -> list[str]:
     words = list(re.finditer(r"\S+", text))
     if len(words) >= LEAKED_WORDS:
-        return [text[words[i].start() : words[i + LEAKED_WORDS - 1].end()] for i in range(len(words) - LEAKED_WORDS + 1)]
+        return [
+            text[words[i].start() : words[i + LEAKED_WORDS - 1].end()] for i in range(len(words) - LEAKED_WORDS + 1)
+        ]
     size = 3 * LEAKED_WORDS
     return [text[i : i + size] for i in range(len(text) - size + 1)] if not text.isascii() else []
 
@@ -197,7 +201,10 @@ def _any(token: str) -> bool:
 
 
 KEYS: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "private key": (r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----[\s\S]{0,5000}?(?:-----END (?:[A-Z]+ )?PRIVATE KEY-----|$)", _any),
+    "private key": (
+        r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----[\s\S]{0,5000}?(?:-----END (?:[A-Z]+ )?PRIVATE KEY-----|$)",
+        _any,
+    ),
     "aws": (r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b", _any),
     "github": (r"\bgh[pousr]_[A-Za-z0-9]{36}\b", _github),
     "google": (r"\bAIza[0-9A-Za-z_-]{35}\b", _any),

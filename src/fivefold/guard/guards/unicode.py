@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from fivefold.guard.normalise import clean_unicode, hidden_characters, mixed_script_words
 from fivefold.guard.texts import text_of
 from fivefold.types import Exchange, Stage, Verdict, digest
 
-_JOINING_SCRIPTS = ("ARABIC", "DEVANAGARI", "BENGALI", "TAMIL", "MALAYALAM", "SINHALA", "TELUGU", "KANNADA", "MONGOLIAN", "KHMER")
+_JOINING_SCRIPTS = (
+    "ARABIC",
+    "DEVANAGARI",
+    "BENGALI",
+    "TAMIL",
+    "MALAYALAM",
+    "SINHALA",
+    "TELUGU",
+    "KANNADA",
+    "MONGOLIAN",
+    "KHMER",
+)
 
 
 class UnicodeGuard:
@@ -44,7 +56,12 @@ class UnicodeGuard:
         if not found:
             return Verdict(action="allow", guard=self.name, score=0.0)
         reason = ", ".join(f"{n} {kind}" for kind, n in found.items())
-        fields = {"guard": self.name, "reason": reason, "score": float(sum(found.values())), "metadata": dict(found)}
+        fields: dict[str, Any] = {
+            "guard": self.name,
+            "reason": reason,
+            "score": float(sum(found.values())),
+            "metadata": dict(found),
+        }
         if self.block & set(found):
             return Verdict(action="block", **fields)
         return Verdict(action="redact", replacement=clean_unicode(text), **fields)

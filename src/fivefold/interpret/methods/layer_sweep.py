@@ -116,8 +116,11 @@ def layer_sweep(
         rows += of_method
     final = _Final(model=model, prompts=prompts, read=read, concept=concept)
     at = {name: x[:, places.index(layer)] for name, layer in best.items()}
-    direction, _ = final.train("difference_of_means", best["difference_of_means"], at["difference_of_means"], fit_difference)
-    more = Prompts.of(*([c for c in side if c.split != "test"] for side in extra), languages=prompts.languages)
+    direction, _ = final.train(
+        "difference_of_means", best["difference_of_means"], at["difference_of_means"], fit_difference
+    )
+    more_harmful, more_benign = ([c for c in side if c.split != "test"] for side in extra)
+    more = Prompts.of(more_harmful, more_benign, prompts.languages)
     probe, scores = final.train("linear_probe", best["linear_probe"], at["linear_probe"], fits["linear_probe"], more)
     by_id = {c.id: float(s) for c, s in zip(prompts.cases, scores, strict=True)}
     return SweepResult(concept=concept, rows=tuple(rows), probe=probe, direction=direction, scores=by_id)
