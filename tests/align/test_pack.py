@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from _items import random_items
-from fivefold.align._adapter import Lora, causal_lm, packed_copy, trainable, trainable_copy
+from fivefold.align._adapter import Lora, adapter_off, causal_lm, packed_copy, trainable, trainable_copy
+from fivefold.align._lora import fuse
 from fivefold.align._pack import Item, common_start, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.errors import TrainingError
@@ -51,6 +52,34 @@ def test_a_packed_row_gives_the_gradients_of_single_sequences(model: Any) -> Non
     scale = max(g.abs().max() for g in gradients[1].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * float(scale), rtol=1e-3, msg=name)
+
+
+def test_fused_adapters_are_pefts_own(model: Any) -> None:
+    items, found = random_items(4, 2), []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        trained = trainable_copy(model.module, Lora(r=4, alpha=12))
+        module = causal_lm(trained)
+        if not fused:
+            for layer in module.modules():
+                layer.__dict__.pop("forward", None)
+        with torch.no_grad():
+            for p in trainable(module).values():
+                p.normal_(0, 0.1)
+        logps = answer_logps(module, pack(items))
+        logps.sum().backward()
+        with adapter_off(trained):
+            off = answer_logps(module, pack(items))
+        found.append((logps.detach(), off.detach(), [p.grad for p in trainable(module).values()]))
+    torch.testing.assert_close(found[0], found[1], atol=2e-3, rtol=1e-3)
+    plain = answer_logps(packed_copy(model.module), pack(items))
+    torch.testing.assert_close(found[0][1], plain, atol=1e-4, rtol=0)
+    assert (found[0][0] - plain).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("changes", "n"), [({}, 28), ({"dropout": 0.1}, 0), ({"dora": True}, 0)])
+def test_only_plain_adapters_are_fused(model: Any, changes: dict[str, Any], n: int) -> None:
+    assert fuse(trainable_copy(model.module, Lora(r=4, **changes))) == n
 
 
 def test_the_head_can_be_trained_too(model: Any) -> None:

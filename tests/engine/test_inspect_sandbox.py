@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -99,6 +102,18 @@ async def test_limits_of_the_configuration_hold() -> None:
     await BubblewrapSandbox.sample_cleanup("test", config, made, False)
     with pytest.raises(ValueError):
         BubblewrapSandbox.config_deserialize({"memory": 1})
+
+
+def test_inspect_finds_it_through_the_entry_point() -> None:
+    """A fresh process that loads what the entry point names, as `inspect eval --sandbox bubblewrap` does."""
+    code = (
+        "import fivefold.engine.provider\n"
+        "from inspect_ai.util._sandbox.registry import registry_find_sandboxenv\n"
+        "print(registry_find_sandboxenv('bubblewrap').__name__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "BubblewrapSandbox", done.stderr
 
 
 def test_docker_where_it_answers_bubblewrap_where_not(monkeypatch: pytest.MonkeyPatch) -> None:

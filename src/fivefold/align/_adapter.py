@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fivefold.align._lora import fuse
 from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime import _attention
 from fivefold.runtime._structure import decoder_layers, share
@@ -71,7 +72,9 @@ def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None) ->
         )
     if lora is None and start is None:
         return packed_copy(copy.deepcopy(module)).requires_grad_(True).eval()
-    return _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
+    trained = _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
+    fuse(trained)
+    return trained
 
 
 def _attach(module: Any, lora: Lora | None, start: Path | None) -> Any:

@@ -9,7 +9,7 @@ nothing for pairs of tokens in different blocks (`fivefold.runtime._attention`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from fivefold.runtime._attention import Block, Plan, Prefix
 class Item:
     """One piece of training data: a prompt and its answers, as token ids.
 
-    SFT has one answer, a preference pair two (chosen, rejected). Only answer tokens are trained on. `group` names the
-    kind of item for the record; `label` is for losses that take single answers marked desirable or not.
+    SFT has one answer, a preference pair two (chosen, rejected), an answer with a `label` its own and a mismatched one
+    (`mismatched`). Only answer tokens are trained on. `group` names the
+    kind of item for the record;
     """
 
     prompt: tuple[int, ...]
@@ -135,6 +136,14 @@ def pack(items: Sequence[Item]) -> Row:
         want=torch.tensor(want),
         answers=tuple(answers),
     )
+
+
+def mismatched(items: Sequence[Item]) -> list[Item]:
+    """Items of one answer, each with the next item's answer beside its own: what KTO estimates its KL term from."""
+    following = [*items[1:], *items[:1]]
+    return [
+        replace(item, answers=(*item.answers, other.answers[0])) for item, other in zip(items, following, strict=True)
+    ]
 
 
 def rows_of(items: Sequence[Item], limit: int) -> Iterator[list[int]]:

@@ -204,7 +204,7 @@ def loss_of(
         mask = pad_sequence([torch.ones(len(p), dtype=torch.bool, device=logps.device) for p in parts], True)
         return Answers(pad_sequence(parts, True), mask, known, label)
 
-    n = 2 if loss_module.KIND == "pair" else 1
+    n = n_answers(loss_module)
     output: LossOutput = loss_module.loss(*(answers(i) for i in range(n)), loss_config)
     return output
 
@@ -256,9 +256,14 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     return config.lr * shape[config.schedule]
 
 
+def n_answers(loss_module: ModuleType) -> int:
+    """How many answers an item of this loss has: one, chosen and rejected, or its own and a mismatched one."""
+    return 1 if loss_module.KIND == "single" else 2
+
+
 def check_items(items: Sequence[Item], loss_module: ModuleType) -> None:
     """Raise DataError unless every item has the answers that the loss compares."""
-    name, n = loss_module.__name__.rsplit(".", 1)[-1], 2 if loss_module.KIND == "pair" else 1
+    name, n = loss_module.__name__.rsplit(".", 1)[-1], n_answers(loss_module)
     if not items:
         raise DataError(f"nothing to train on with the {name} loss", expected="at least one item", got="none")
     for i, item in enumerate(items):

@@ -1,6 +1,6 @@
 """fivefold's models as an Inspect model provider: `inspect eval task.py --model fivefold/smollm2`.
 
-Inspect finds this module by its entry point (group `inspect_ai`). Requests of concurrent samples meet in batches. The
+Inspect finds this module, and with it the sandbox `bubblewrap`, by its entry point (group `inspect_ai`). Requests of concurrent samples meet in batches. The
 name that a log carries ends in the model's fingerprint (`smollm2@3f2a9c0d1e4b`), because Inspect's output cache keys on
 the name alone. Models that live in this process, such as one behind guards, get a name with `register`.
 
@@ -37,6 +37,7 @@ from inspect_ai.tool import ToolCall, ToolChoice, ToolFunction, ToolInfo
 from pydantic import JsonValue
 
 from fivefold.engine import tools as tool_text
+from fivefold.engine._inspect_sandbox import BubblewrapSandbox as BubblewrapSandbox
 from fivefold.engine.serving import Served
 from fivefold.errors import CapabilityError, ModelError, UsageError
 from fivefold.runtime.protocol import Capability, Context, Model, Request, require
