@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import orjson
 import typer
 
@@ -17,6 +16,9 @@ from fivefold import __version__
 from fivefold.cli import align, evaluate, findings, govern, guard, interpret, listing, models, redteam, run_plan
 from fivefold.cli.output import error_console
 from fivefold.errors import FivefoldError, StoreError
+
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""Base of typer's usage errors, from whichever click it was built on (typer ships its own)."""
 
 app = typer.Typer(
     name="fivefold",
@@ -53,15 +55,15 @@ def run(argv: list[str]) -> int:
     try:
         code = app(args=argv, standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.UsageError as error:
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return 2
         return _fail(argv, error.format_message(), 2, error)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         error_console().print("interrupted: what was finished is kept; run the same command again to continue")
         return 1
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
     except FivefoldError as error:
         return _fail(argv, error.render(), error.exit_code, error)
