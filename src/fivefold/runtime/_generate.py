@@ -3,7 +3,7 @@
 All prompts are laid out as a prefix tree (without each prompt's last token, which a request always computes itself to
 get its first logits). Shared nodes are computed once. In each step the row holds one new token for every slot that is
 decoding and the whole remaining prompt of those that join. Where several requests decode behind the same prefix, its
-keys and values are read once for all of them.
+keys and values are read once for all of them. Requests that arrive while the batch runs join it as slots come free.
 
 Greedy decoding takes the most likely token. Sampling inverts the cumulative distribution at uniforms drawn from the
 request's own seed before the first step, so what else is in the batch cannot change them.
@@ -11,8 +11,10 @@ request's own seed before the first step, so what else is in the batch cannot ch
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from torch import Tensor
 from fivefold.runtime._attention import Block, Plan, Prefix, Slots
 from fivefold.runtime._forward import Engine
 from fivefold.runtime._sample import pick
-from fivefold.runtime._tree import Node, build
+from fivefold.runtime._tree import build
 
 SHARE_TOKENS = 8
 """A shared node shorter than this is computed with each request: storing it would cost more than it saves."""
@@ -61,17 +63,34 @@ class Job:
         return self.ended or len(self.tokens) >= self.max_new_tokens
 
 
-def run(engine: Engine, jobs: Sequence[Job], eos: frozenset[int], done: Callable[[Job], None]) -> None:
-    """Work off `jobs`; `done` is called with each as it finishes, `error` set if it failed.
+More: TypeAlias = Callable[[], "Sequence[Job]"]
+"""Asked between steps for requests that have arrived since."""
+
+
+def run(
+    engine: Engine, jobs: Sequence[Job], eos: frozenset[int], done: Callable[[Job], None], more: More | None = None
+) -> None:
+    """Work off `jobs` and what `more` brings; `done` is called with each as it finishes, `error` set if it failed.
 
     The caller holds the lock.
     """
     if engine.packed:
-        _Batch(engine, jobs, eos, done).run()
+        _Batch(engine, eos, done, more).run(jobs)
         return
-    for job in jobs:
+    waiting = deque(jobs)
+    while waiting:
+        job = waiting.popleft()
         _run_plain(engine, job, eos)
         done(job)
+        waiting.extend(more() if more else ())
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A prefix and how many requests were known to share it when it was computed."""
+
+    prefix: Prefix
+    users: int
 
 
 def _run_plain(engine: Engine, job: Job, eos: frozenset[int]) -> None:
@@ -87,45 +106,58 @@ def _run_plain(engine: Engine, job: Job, eos: frozenset[int]) -> None:
 
 
 class _Batch:
-    """The running batch."""
+    """The running batch: who waits, who decodes in which slot, and the prefixes that are stored for them."""
 
-    def __init__(self, engine: Engine, jobs: Sequence[Job], eos: frozenset[int], done: Callable[[Job], None]) -> None:
-        self.engine, self.eos, self.done = engine, eos, done
-        root, ends = build([job.prompt[:-1] for job in jobs])
-        self.end = dict(zip((id(j) for j in jobs), ends, strict=True))
-        order = {id(node): at for at, node in enumerate(root.walk())}
-        self.waiting = sorted(jobs, key=lambda j: order[id(self.end[id(j)])], reverse=True)
-        self.stored: dict[Node, Prefix] = {}
-        self.left = {node: node.count for node in root.walk()}
+    def __init__(self, engine: Engine, eos: frozenset[int], done: Callable[[Job], None], more: More | None) -> None:
+        self.engine, self.eos, self.done, self.more = engine, eos, done, more
+        self.waiting: list[Job] = []
+        self.shares: dict[int, list[tuple[int, int]]] = {}
+        self.stored: dict[tuple[int, ...], _Stored] = {}
         self.active: list[Job] = []
         self.behind: list[Prefix | None] = []
+
+    def run(self, jobs: Sequence[Job]) -> None:
         self.slots = self._make_slots(jobs)
-
-    def _make_slots(self, jobs: Sequence[Job]) -> Slots:
-        longest = max((len(j.prompt) + j.max_new_tokens for j in jobs), default=1)
-        fit = self.engine.cache_bytes // max(1, longest * self.engine.token_bytes())
-        n = max(1, min(self.engine.slots, len(jobs), fit))
-        zeros = torch.zeros(n, dtype=torch.long, device=self.engine.device)
-        return Slots(capacity=0, lengths=zeros, offsets=zeros.clone())
-
-    def run(self) -> None:
+        self._wait(jobs)
         while self.waiting or self.active:
             joining: list[Job] = []
             try:
                 logits = self._step(joining)
             except Exception as error:
                 self._fail([*self.active, *joining], f"{type(error).__name__}: {error}")
-                continue
-            self.active.extend(joining)
-            self._advance(logits)
+            else:
+                self.active.extend(joining)
+                self._advance(logits)
+            if self.more is not None and len(self.active) < len(self.slots.lengths):
+                self._wait(self.more())
+
+    def _make_slots(self, jobs: Sequence[Job]) -> Slots:
+        longest = max((len(j.prompt) + j.max_new_tokens for j in jobs), default=1)
+        fit = self.engine.cache_bytes // max(1, longest * self.engine.token_bytes())
+        n = max(1, min(self.engine.slots, self.engine.slots if self.more else len(jobs), fit))
+        zeros = torch.zeros(n, dtype=torch.long, device=self.engine.device)
+        return Slots(capacity=0, lengths=zeros, offsets=zeros.clone())
+
+    def _wait(self, jobs: Sequence[Job]) -> None:
+        """Queue `jobs` in the order of the prefix tree over all who wait, so that those who share run together.
+
+        `shares` notes for each the lengths at which its prompt is shared, and by how many.
+        """
+        if not jobs:
+            return
+        self.waiting.extend(jobs)
+        root, ends = build([job.prompt[:-1] for job in self.waiting])
+        order = {id(node): at for at, node in enumerate(root.walk())}
+        end = {id(job): node for job, node in zip(self.waiting, ends, strict=True)}
+        self.shares = {key: [(n.stop, n.count) for n in node.path() if n.count > 1] for key, node in end.items()}
+        self.waiting.sort(key=lambda job: order[id(end[id(job)])], reverse=True)
 
     def _fail(self, jobs: Sequence[Job], why: str) -> None:
         """An error of the whole step belongs to everyone who was in it; those who wait go on."""
+        self.active, self.behind = [], []
         for job in jobs:
             job.error = why
-            self._release(job)
             self.done(job)
-        self.active, self.behind = [], []
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -155,7 +187,7 @@ class _Batch:
 
     def _known(self, job: Job) -> int:
         """Prompt tokens that are already stored for this request."""
-        return max((node.stop for node in self.end[id(job)].path() if node in self.stored), default=0)
+        return max((len(key) for key in self.stored if job.prompt[: len(key)] == key), default=0)
 
     def _join(self, job: Job, slot: int, ids: list[int], positions: list[int]) -> Block:
         """Append the rest of a prompt to the row and give it a slot."""
@@ -176,31 +208,47 @@ class _Batch:
         """The deepest stored prefix of a prompt, and the one that stays apart from its slot."""
         deepest: Prefix | None = None
         apart: Prefix | None = None
-        for node in self.end[id(job)].path():
-            if node in self.stored:
-                job.shared += node.stop - (deepest.length if deepest else 0)
-            elif node.count > 1 and node.stop - (deepest.length if deepest else 0) >= SHARE_TOKENS:
-                self.stored[node] = self._store(job, node, deepest)
+        for stop, users in self._boundaries(job):
+            known = deepest.length if deepest else 0
+            entry = self.stored.get(job.prompt[:stop])
+            if entry is not None:
+                job.shared += stop - known
+            elif stop - known >= SHARE_TOKENS:
+                entry = self._store(job, stop, deepest, users)
             else:
                 continue
-            deepest = self.stored[node]
-            apart = deepest if node.count >= GROUP else apart
-        return self._lengthen(job, deepest), apart
+            deepest = entry.prefix
+            apart = deepest if max(users, entry.users) >= GROUP else apart
+        return self._extend(job, len(job.prompt), deepest, leave=CHUNK), apart
 
-    def _lengthen(self, job: Job, prefix: Prefix | None) -> Prefix | None:
-        """Compute a very long prompt in chunks until what is left fits a row."""
+    def _store(self, job: Job, stop: int, before: Prefix | None, users: int) -> _Stored:
+        self._forget()
+        prefix = self._extend(job, stop, before)
+        assert prefix is not None
+        self.stored[job.prompt[:stop]] = _Stored(prefix, users)
+        return self.stored[job.prompt[:stop]]
+
+    def _boundaries(self, job: Job) -> list[tuple[int, int]]:
+        """Lengths at which this prompt may be shared, with how many share it: in the tree, or stored already."""
+        found = dict(self.shares.get(id(job), ()))
+        for key in self.stored:
+            if len(key) < len(job.prompt) and job.prompt[: len(key)] == key:
+                found.setdefault(len(key), 1)
+        return sorted(found.items())
+
+    def _extend(self, job: Job, stop: int, prefix: Prefix | None, leave: int = 0) -> Prefix | None:
+        """Compute a prompt after `prefix` in chunks until at most `leave` tokens before `stop` are left."""
         known = prefix.length if prefix else 0
-        while len(job.prompt) - known > CHUNK:
-            prefix = self._compute(job.prompt[known : known + CHUNK], prefix)
-            known = prefix.length
+        while stop - known > leave:
+            known = min(known + CHUNK, stop)
+            prefix = self._compute(job.prompt[prefix.length if prefix else 0 : known], prefix)
         return prefix
 
-    def _store(self, job: Job, node: Node, prefix: Prefix | None) -> Prefix:
-        known = prefix.length if prefix else 0
-        while node.stop - known > CHUNK:
-            prefix = self._compute(job.prompt[known : known + CHUNK], prefix)
-            known = prefix.length
-        return self._compute(job.prompt[known : node.stop], prefix)
+    def _forget(self) -> None:
+        """Drop stored prefixes that nobody who waits begins with; those in use live on with the slots behind them."""
+        for key in list(self.stored):
+            if not any(job.prompt[: len(key)] == key for job in self.waiting):
+                del self.stored[key]
 
     def _compute(self, tokens: Sequence[int], prefix: Prefix | None) -> Prefix:
         known = prefix.length if prefix else 0
@@ -244,12 +292,4 @@ class _Batch:
             self.active[slot], self.behind[slot] = self.active[last], self.behind[last]
         self.active.pop()
         self.behind.pop()
-        self._release(job)
         self.done(job)
-
-    def _release(self, job: Job) -> None:
-        """Drop stored prefixes that nobody will need any more."""
-        for node in self.end[id(job)].path():
-            self.left[node] -= 1
-            if self.left[node] == 0:
-                self.stored.pop(node, None)

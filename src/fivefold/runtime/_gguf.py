@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from fivefold.errors import MissingExtraError, ModelFileError
-from fivefold.runtime._cache import cache_folder, new_folder
+from fivefold.runtime._cache import cache_folder, file_digest, new_folder
 
 VERSION = 1
 """Of the conversion: raising it makes new cache entries."""
+
+RECORD = "source.json"
+"""Beside a converted model: what it was made of, and the digest of each of its files."""
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -175,12 +179,21 @@ class Conversion:
         return cache_folder() / "models" / f"{self.sha256[:32]}-v{VERSION}"
 
     def ensure(self) -> Path:
-        """The folder, converted now if it is not there yet."""
-        if not (self.folder / "source.json").is_file():
+        """The folder, converted now if it is not there yet or no longer holds what was converted."""
+        if not self._whole():
+            shutil.rmtree(self.folder, ignore_errors=True)
             header = read_header(self.path)
             with new_folder(self.folder) as work:
                 _convert(self.path, header, self.sha256, work)
         return self.folder
+
+    def _whole(self) -> bool:
+        """Whether every file in the cache has the digest that it had when it was written."""
+        try:
+            known: dict[str, str] = json.loads((self.folder / RECORD).read_text())["files"]
+            return all(file_digest(self.folder / name) == digest for name, digest in known.items())
+        except (OSError, ValueError, KeyError):
+            return False
 
 
 def _convert(path: Path, header: Header, sha256: str, work: Path) -> None:
@@ -203,7 +216,9 @@ def _convert(path: Path, header: Header, sha256: str, work: Path) -> None:
     _mend_tokenizer(tokenizer, header)
     tokenizer.save_pretrained(work)
     _save(model, work)
-    (work / "source.json").write_text(json.dumps({"gguf": path.name, "sha256": sha256, "conversion": VERSION}))
+    files = {p.name: file_digest(p) for p in sorted(work.iterdir())}
+    record = {"gguf": path.name, "sha256": sha256, "conversion": VERSION, "files": files}
+    (work / RECORD).write_text(json.dumps(record, indent=1))
 
 
 def _save(model: Any, work: Path) -> None:

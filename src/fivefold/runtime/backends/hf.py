@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -147,8 +147,20 @@ class HFModel:
 
     # -- generation ------------------------------------------------------------------------------------------------
 
-    def generate(self, requests: Sequence[Request], *, on_done: OnDone | None = None) -> list[Completion]:
-        """Answers in the order of `requests`; a request that fails carries its `error`."""
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_done: OnDone | None = None,
+        more: Callable[[], Sequence[Request]] | None = None,
+    ) -> list[Completion]:
+        """Answers in the order of `requests`; a request that fails carries its `error`.
+
+        `more` is asked between steps, while there is room, for requests that have arrived since: they join the running
+        batch, and their answers follow those of `requests` in the order in which they came. The call ends when nothing
+        is left and `more` has nothing.
+        """
+        asked: list[Request] = []
         results: dict[int, Completion] = {}
 
         def finish(index: int, completion: Completion) -> None:
@@ -156,17 +168,23 @@ class HFModel:
             if on_done is not None:
                 on_done(index, completion)
 
-        jobs = []
-        for index, request in enumerate(requests):
-            try:
-                jobs.append(self._job(index, request))
-            except Exception as error:
-                finish(index, self._failed(request, f"{type(error).__name__}: {error}"))
+        def jobs(new: Sequence[Request]) -> list[Job]:
+            made = []
+            for request in new:
+                asked.append(request)
+                try:
+                    made.append(self._job(len(asked) - 1, request))
+                except Exception as error:
+                    finish(len(asked) - 1, self._failed(request, f"{type(error).__name__}: {error}"))
+            return made
+
+        def done(job: Job) -> None:
+            finish(job.index, self._completion(job, asked[job.index]))
+
+        arrived = None if more is None else lambda: jobs(more())
         with self.engine.lock, torch.no_grad():
-            _generate.run(
-                self.engine, jobs, self.eos, lambda j: finish(j.index, self._completion(j, requests[j.index]))
-            )
-        return [results[i] for i in range(len(requests))]
+            _generate.run(self.engine, jobs(requests), self.eos, done, arrived)
+        return [results[i] for i in range(len(asked))]
 
     def _job(self, index: int, request: Request) -> Job:
         prompt = self.encode(request.messages, prefill=request.prefill)
