@@ -85,7 +85,9 @@ def test_answers_come_in_order_with_usage_and_stop_reason(server: Server) -> Non
     model = load(url(server))
     done: list[int] = []
     texts = [f"m{i}" for i in range(30)]
-    answers = model.generate([request(t, max_new_tokens=9, stop=("z",), seed=4) for t in texts], on_done=lambda i, _: done.append(i))
+    answers = model.generate(
+        [request(t, max_new_tokens=9, stop=("z",), seed=4) for t in texts], on_done=lambda i, _: done.append(i)
+    )
     assert [a.text for a in answers] == [f"you said {t}" for t in texts]
     assert sorted(done) == list(range(30))
     assert answers[0].usage.prompt == 7 and answers[0].stop_reason == "length"
