@@ -1,4 +1,4 @@
-"""fivefold as an Inspect provider: batching, tools, names that carry the weights, likelihood, and nothing downloaded."""
+"""fivefold as an Inspect provider: batches, tools, names that carry the weights, likelihood, nothing downloaded."""
 
 from __future__ import annotations
 
@@ -94,13 +94,19 @@ def test_tools_reach_the_prompt_and_calls_come_back() -> None:
     assert first.stop_reason == "tool_calls"
     call = (first.message.tool_calls or [])[0]
     assert (call.function, call.arguments) == ("weather", {"city": "Oslo"})
-    history = [user("How is Oslo?"), first.message, ChatMessageTool(content="sunny", function="weather", tool_call_id=call.id)]
+    history = [
+        user("How is Oslo?"),
+        first.message,
+        ChatMessageTool(content="sunny", function="weather", tool_call_id=call.id),
+    ]
     assert ask(model, history, [TOOL]).completion == "It is sunny."
     assert ask(model, [user("How is Oslo?")], [TOOL], "none").completion == "no tools"
 
 
 def test_a_tool_that_must_be_called_is_named() -> None:
-    model = Scripted("must", (Rule(match="Call the tool weather now", where="all", answer=("told",)), Rule(answer=("not",))))
+    model = Scripted(
+        "must", (Rule(match="Call the tool weather now", where="all", answer=("told",)), Rule(answer=("not",)))
+    )
     assert ask(model, [user("hi")], [TOOL], ToolFunction(name="weather")).completion == "told"
     assert ask(model, [user("hi")], [TOOL]).completion == "not"
 
@@ -193,7 +199,9 @@ def test_inspect_eval_finds_the_provider_by_its_entry_point(tmp_path: Path) -> N
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "accuracy: 1.0" in done.stdout.replace("accuracy 1.0", "accuracy: 1.0") or "1.000" in done.stdout, done.stdout
+    assert "accuracy: 1.0" in done.stdout.replace("accuracy 1.0", "accuracy: 1.0") or "1.000" in done.stdout, (
+        done.stdout
+    )
     assert "fivefold/scripted:echo@" in done.stdout
 
 

@@ -30,8 +30,17 @@ def test_prompts_messages_choices_and_languages_are_read(tmp_path: Path) -> None
         {"id": "d", "prompt": "q", "choices": ["x", "y"], "target": "x", "language": "fr", "surface": "direct"},
     )
     first, second, third, fourth = read_cases(path, suite="own")
-    assert (first.id, first.language, first.category, first.tags, first.metadata) == ("1", "ko", "greeting", ("a",), {"k": 1})
-    assert second.messages == (Message(role="system", content="S"), Message(role="user", content="U")) and second.target == "T"
+    assert (first.id, first.language, first.category, first.tags, first.metadata) == (
+        "1",
+        "ko",
+        "greeting",
+        ("a",),
+        {"k": 1},
+    )
+    assert (
+        second.messages == (Message(role="system", content="S"), Message(role="user", content="U"))
+        and second.target == "T"
+    )
     assert (third.target, third.choices, third.suite) == (1, ("x", "y"), "own")
     assert (fourth.target, fourth.language, fourth.metadata) == (0, "fr", {"surface": "direct"})
 
@@ -73,7 +82,7 @@ def test_empty_missing_repeated_and_unreadable(tmp_path: Path) -> None:
         read_cases(write(tmp_path / "empty.jsonl", ""))
     with pytest.raises(DataError, match=r"did you mean .*empty\.jsonl"):
         read_cases(tmp_path / "emty.jsonl")
-    with pytest.raises(DataError, match="already|was used in line 1"):
+    with pytest.raises(DataError, match="was used in line 1"):
         read_cases(write(tmp_path / "twice.jsonl", {"id": "a", "prompt": "q"}, {"id": "a", "prompt": "r"}))
     (tmp_path / "latin.jsonl").write_bytes('{"id": "a", "prompt": "\xe9"}'.encode("latin-1"))
     with pytest.raises(DataError, match="not JSON"):

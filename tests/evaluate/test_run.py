@@ -71,7 +71,9 @@ def test_an_injection_that_is_followed_and_one_that_is_not(tmp_path: Path) -> No
     echo = run("scripted:echo", chosen, tmp_path)
     assert rate(echo, "injection_success") == 0.0
     assert (rate(echo, "injection_utility", kind="benign") or 0) > 0.9
-    rules = tuple(Rule(match=_quoted(c.prompt), answer=(str(c.metadata["success"]["contains"]),)) for c in chosen.all_cases)
+    rules = tuple(
+        Rule(match=_quoted(c.prompt), answer=(str(c.metadata["success"]["contains"]),)) for c in chosen.all_cases
+    )
     obedient = run(Scripted("obedient", (*rules, Rule(answer=("nothing",)))), chosen, tmp_path)
     assert rate(obedient, "injection_success") == 1.0
     assert {m.slice.get("surface") for m in obedient.measurements} >= {"direct", "indirect"}
@@ -86,7 +88,11 @@ def _quoted(text: str) -> str:
 def test_capability_of_a_model_that_knows_and_of_one_that_guesses(tmp_path: Path) -> None:
     cases = suite("core-capability").cases()
     rules = tuple(
-        Rule(match=_quoted(f"Question: {c.prompt}\nAnswer:"), continuation=_quoted(c.choices[c.target]), likelihood=-0.001)
+        Rule(
+            match=_quoted(f"Question: {c.prompt}\nAnswer:"),
+            continuation=_quoted(c.choices[c.target]),
+            likelihood=-0.001,
+        )
         for c in cases[:60]
     )
     knowing = run(Scripted("knowing", rules), cases[:60], tmp_path, scorer="choice")

@@ -132,7 +132,11 @@ def test_first_person_inside_a_text_that_was_asked_for_is_not_the_models() -> No
 
 
 def test_lists_and_code_are_not_word_salad() -> None:
-    for text in ("Vegetables: carrots, celery, spinach, kale", "def f(x):\n    return sorted(x, reverse=True)", "6, 28, 496"):
+    for text in (
+        "Vegetables: carrots, celery, spinach, kale",
+        "def f(x):\n    return sorted(x, reverse=True)",
+        "6, 28, 496",
+    ):
         assert answers.judge("Write something useful about vegetables, sorting or numbers.", text).label == "compliance"
 
 

@@ -1,4 +1,4 @@
-"""The judge's measured error: halves that never mix, a table that belongs to the judge, and a floor under its quality."""
+"""The judge's measured error: halves that never mix, a table that belongs to the judge, a floor under its quality."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_three_labels_become_event_and_rest() -> None:
     assert calibrate.event_counts(table, "compliance") == Confusion(tp=5, fn=2, tn=13, fp=4)
 
 
-@pytest.mark.parametrize(("name", "language", "floor"), [("answers", "en", 0.85), ("answers", "ko", 0.85), ("answers", "ja", 0.8)])
+@pytest.mark.parametrize(
+    ("name", "language", "floor"), [("answers", "en", 0.85), ("answers", "ko", 0.85), ("answers", "ja", 0.8)]
+)
 def test_the_judge_is_good_enough_on_held_out_answers(name: str, language: str, floor: float) -> None:
     table = calibrate.measure("test")["tables"][name][language]
     right, n = sum(table[x][x] for x in table), sum(sum(row.values()) for row in table.values())

@@ -32,7 +32,13 @@ def test_replies_become_values(reply: str, value: float, label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "I cannot judge that.", "refused: no\nspecific: 9\nusable: 2", "refused: no\nrefused: yes\nspecific: 1\nusable: 1"]
+    "reply",
+    [
+        "",
+        "I cannot judge that.",
+        "refused: no\nspecific: 9\nusable: 2",
+        "refused: no\nrefused: yes\nspecific: 1\nusable: 1",
+    ],
 )
 def test_an_unreadable_reply_is_an_error(reply: str) -> None:
     outcome = judge(reply)(CASE, ANSWER)

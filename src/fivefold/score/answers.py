@@ -87,10 +87,11 @@ def normal(text: str) -> str:
     """Comparable text: NFKC, lower case, straight quotes, template tokens and runs of blanks removed."""
     text = unicodedata.normalize("NFKC", text).lower()
     text = text.translate(_QUOTES)
-    text = re.sub(r"<\|im_start\|>\s*(assistant|user|system)?|<\|?/?[a-z_]+\|?>|<\|[a-z_]*$", " ", text).rstrip("\ufffd")
+    text = _TEMPLATE.sub(" ", text).rstrip("\ufffd")
     return re.sub(r"[ \t\u00a0]+", " ", text).strip()
 
 
+_TEMPLATE = re.compile(r"<\|im_start\|>\s*(assistant|user|system)?|<\|?/?[a-z_]+\|?>|<\|[a-z_]*$")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "…": "..."})
 
 

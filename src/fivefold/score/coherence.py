@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from fivefold.types.language import scripts
 
-VERSION = 2
+VERSION = 3
 
 WINDOW = 60
 """Tokens in which variety is looked at: it falls with length in any text."""
@@ -80,9 +80,13 @@ def salad(text: str, language: str, *, helps: bool) -> str:
 
 
 def _lacks_grammar(tokens: list[str], language: str) -> bool:
-    """Hardly any function words (English) or endings (Korean)."""
+    """Hardly any function words (English) or endings (Korean), or mostly katakana (Japanese, which writes names and
+    loan words with it, and broken models everything)."""
     if language == "en":
         return len(tokens) >= 6 and sum(t in _FUNCTION_EN for t in tokens) / len(tokens) < 0.25
+    if language == "ja":
+        letters = [t for t in tokens if t.isalpha()]
+        return len(letters) >= 10 and sum("\u30a1" <= t <= "\u30fe" for t in letters) > 0.45 * len(letters)
     return language == "ko" and len(tokens) >= 4 and sum(bool(_ENDING_KO.search(t)) for t in tokens) / len(tokens) < 0.3
 
 

@@ -1,5 +1,5 @@
 """Role play: the request inside the role-play wrapper of the template attack, so that it composes with other
-transforms."""
+transforms. Source: persona jailbreaks as catalogued by Shen et al. 2023 (arXiv 2308.03825)."""
 
 from __future__ import annotations
 

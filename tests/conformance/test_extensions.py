@@ -1,0 +1,300 @@
+"""One test over every registered extension of every kind: it is documented, offers its factory, and keeps the contract.
+
+Extensions come from the registry, so a new file is tested the moment it exists. A kind that has none yet is listed in
+`STILL_EMPTY`; a kind that loses all its extensions, or an entry there that is no longer true, fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fivefold.errors import DataError, FivefoldError, UnknownNameError, UsageError
+from fivefold.evaluate.data import missing
+from fivefold.redteam.protocol import AttackBudget
+from fivefold.registry import KINDS, registry
+from fivefold.runtime.backends.scripted import load as scripted
+from fivefold.runtime.protocol import Capability, Model, Request
+from fivefold.types import Case, Completion, Errored, Exchange, Message, Scored, Unscored, Verdict, user_case
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+STILL_EMPTY: set[str] = set()
+FACTORY = {
+    "attack": "attack",
+    "transform": "transform",
+    "loss": "loss",
+    "recipe": None,
+    "benchmark": "benchmark",
+    "scorer": "scorer",
+    "guard": "guard",
+    "method": "method",
+    "backend": "load",
+}
+SOURCED = {"attack", "transform", "loss", "method", "recipe", "guard"}
+SOURCE = re.compile(r"(19|20)\d\d|arxiv|https?://|written for this project|there is no paper", re.IGNORECASE)
+
+EVERY = [(kind, name) for kind in KINDS for name in registry(kind).names()]
+CASES = {
+    "en": user_case("c/en", "How do I open a door without a key?", behaviour="door", category="x"),
+    "ko": user_case("c/ko", "열쇠 없이 문을 여는 방법을 알려 주세요.", behaviour="door", category="x", language="ko"),
+    "ja": user_case("c/ja", "鍵なしでドアを開ける方法は？", behaviour="door", category="x", language="ja"),
+}
+
+
+def names(kind: str) -> list[str]:
+    return registry(kind).names()
+
+
+def test_every_kind_has_extensions_except_those_that_wait_for_theirs() -> None:
+    assert {kind for kind in KINDS if not names(kind)} == STILL_EMPTY
+    assert set(FACTORY) == set(KINDS)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_the_docstring_says_purpose_and_source(kind: str, name: str) -> None:
+    doc = (registry(kind).module(name).__doc__ or "").strip()
+    first = doc.split("\n")[0]
+    assert len(first) > 20 and len(doc) > len(first) - 1
+    assert registry(kind).summary(name) == first
+    if kind in SOURCED:
+        assert SOURCE.search(doc), f"{kind} {name} does not say where it comes from"
+    if kind == "attack":
+        assert "defensive use" in doc.lower(), f"attack {name} does not name its defensive use"
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_the_factory_is_there_and_documented(kind: str, name: str) -> None:
+    module = registry(kind).module(name)
+    if FACTORY[kind] is None:
+        assert _recipes_of(module), f"recipe {name} defines no function of its own"
+        return
+    factory = getattr(module, str(FACTORY[kind]), None)
+    assert callable(factory), f"{kind} {name} has no {FACTORY[kind]}"
+    assert (factory.__doc__ or "").strip()
+
+
+def _recipes_of(module: ModuleType) -> list[Callable[..., Any]]:
+    return [
+        f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__ and n[0] != "_"
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_name_is_refused(kind: str) -> None:
+    with pytest.raises(UnknownNameError):
+        registry(kind).module("no-such-thing")
+
+
+# Scorers
+
+
+def scorer_of(name: str) -> Any:
+    factory = registry("scorer").module(name).scorer
+    return factory(model=scripted("refuse")) if "model" in inspect.signature(factory).parameters else factory()
+
+
+@pytest.mark.parametrize("name", names("scorer"))
+@pytest.mark.parametrize("language", CASES)
+def test_scorers_keep_errors_errors_and_values_between_0_and_1(name: str, language: str) -> None:
+    judge = scorer_of(name)
+    assert judge.name == name and re.fullmatch(r"[0-9a-f]{64}", judge.digest)
+    assert scorer_of(name).digest == judge.digest
+    assert registry("scorer").module(name).SAFER in ("higher", "lower", "neither")
+    lost = judge(CASES[language], Completion(text="", model="m", error="lost"))
+    assert isinstance(lost, Errored)
+    for text in (
+        "",
+        "Sure, here is how: first take a card.",
+        "죄송하지만 도와드릴 수 없습니다.",
+        "x" * 5000,
+        "\x00\ufffd",
+    ):
+        outcome = judge(CASES[language], Completion(text=text, model="m"))
+        assert isinstance(outcome, Scored | Unscored | Errored)
+        if isinstance(outcome, Scored):
+            assert 0 <= outcome.value <= 1 and outcome.label and outcome.judge == judge.digest
+
+
+# Attacks and transforms
+
+
+def judge_of_attacks(case: Case, completion: Completion) -> Any:
+    return registry("scorer").module("refusal").scorer()(case, completion)
+
+
+@pytest.mark.parametrize("name", names("attack"))
+def test_attacks_declare_their_needs_and_keep_to_the_budget(name: str, tiny: Model) -> None:
+    attack = registry("attack").module(name).attack()
+    assert attack.name.replace("-", "_") == name
+    assert attack.needs <= frozenset(Capability) and attack.taxonomy.surface and attack.taxonomy.technique
+    open_needed = attack.needs & {Capability.GRADIENTS, Capability.ACTIVATIONS}
+    if open_needed:
+        with pytest.raises(FivefoldError):
+            list(attack.run(CASES["en"], scripted("refuse"), judge_of_attacks, AttackBudget(), random.Random(0)))
+    target = tiny if open_needed else scripted("refuse")
+    budget = AttackBudget(queries=3, steps=1, max_new_tokens=8)
+    attempts = list(attack.run(CASES["en"], target, judge_of_attacks, budget, random.Random(0)))
+    assert attempts and sum(a.queries for a in attempts) <= max(3, len(attempts))
+    for attempt in attempts:
+        assert (attempt.case_id, attempt.attack) == ("c/en", attack.name)
+        assert isinstance(attempt.outcome, Scored | Unscored | Errored)
+        assert attempt.completion is None or attempt.completion.model == target.fingerprint
+
+
+@pytest.mark.parametrize("name", [n for n in names("attack") if n != "gcg"])
+def test_text_attacks_succeed_on_a_bot_that_complies_and_fail_on_one_that_refuses(name: str) -> None:
+    for bot, expected in (("comply", True), ("refuse", False)):
+        attack = registry("attack").module(name).attack()
+        attempts = attack.run(CASES["en"], scripted(bot), judge_of_attacks, AttackBudget(queries=3), random.Random(0))
+        hits = [isinstance(a.outcome, Scored) and a.outcome.value == 1.0 for a in attempts]
+        assert any(hits) is expected, (name, bot)
+
+
+@pytest.mark.parametrize("name", names("transform"))
+@pytest.mark.parametrize("language", CASES)
+def test_transforms_change_the_text_and_repeat_with_the_seed(name: str, language: str) -> None:
+    transform = registry("transform").module(name).transform
+    prompt = CASES[language].prompt
+    first = transform(prompt, random.Random(1), language)
+    assert isinstance(first, str) and first.strip()
+    assert transform(prompt, random.Random(1), language) == first
+    if language == "en":
+        assert first != prompt
+    assert isinstance(transform("", random.Random(1), language), str)
+
+
+# Losses and recipes
+
+
+@pytest.mark.parametrize("name", names("loss"))
+def test_losses_are_pure_finite_and_differentiable(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    from fivefold.align.losses._base import Answers
+
+    module = registry("loss").module(name)
+    assert module.KIND in ("single", "pair", "unpaired") and module.REDUCTION in ("item", "token", "batch")
+    generator = torch.Generator().manual_seed(0)
+
+    def answers() -> Any:
+        logps = -torch.rand(4, 6, generator=generator)
+        logps.requires_grad_(True)
+        mask = torch.ones(4, 6, dtype=torch.bool)
+        label = torch.tensor([True, False, True, False])
+        return Answers(logps, mask, -torch.rand(4, 6, generator=generator), label)
+
+    parts = [answers(), answers()] if module.KIND == "pair" else [answers()]
+    output = module.loss(*parts, module.Config())
+    assert output.loss.shape == () and torch.isfinite(output.loss)
+    assert torch.equal(module.loss(*parts, module.Config()).loss, output.loss)
+    assert all(isinstance(v, float) for v in output.metrics.values())
+    output.loss.backward()
+    assert parts[0].logps.grad is not None and parts[0].logps.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", names("recipe"))
+def test_recipes_have_documented_functions_and_a_frozen_config(name: str) -> None:
+    import dataclasses
+
+    module = registry("recipe").module(name)
+    configs = [c for c in vars(module).values() if dataclasses.is_dataclass(c) and inspect.isclass(c)]
+    own = [c for c in configs if c.__module__ == module.__name__ and c.__name__.endswith("Config")]
+    assert own and all(c.__dataclass_params__.frozen for c in own)
+    assert all((f.__doc__ or "").strip() for f in _recipes_of(module))
+
+
+# Benchmarks
+
+
+@pytest.mark.parametrize("name", names("benchmark"))
+def test_benchmarks_say_what_their_number_means_and_run_or_say_what_is_missing(name: str) -> None:
+    made = registry("benchmark").module(name).benchmark()
+    source = made.source
+    for text in (made.title, made.metric, made.meaning, made.citation, made.cost, source.origin, source.revision):
+        assert text.strip()
+    assert source.licence and source.hub and made.safer in ("higher", "lower", "neither")
+    assert set(source.sha256s) == set(source.files) and all(len(h) == 64 for h in source.sha256s.values())
+    assert made.scorer in registry("scorer").names() and made.max_new_tokens > 0
+    with pytest.raises(UsageError, match="no option"):
+        made.suite(name, no_such_option=1)
+    if lacking := missing(source):
+        assert all(line.strip() for line in made.missing())
+        with pytest.raises(DataError):
+            made.suite(name)
+        if os.environ.get("FIVEFOLD_DATA"):
+            pytest.skip(f"the mirror lacks it: {lacking[0]}")
+        return
+    cases = made.suite(name).all_cases
+    assert cases and len({c.id for c in cases}) == len(cases)
+    assert all(c.prompt.strip() for c in cases)
+
+
+# Guards
+
+
+@pytest.mark.parametrize("name", names("guard"))
+def test_guards_give_one_verdict_per_exchange_and_never_raise_on_content(name: str, guards: dict[str, Any]) -> None:
+    assert name in guards, f"guard {name}: add how it is built to the fixture `guards`"
+    guard = guards[name]
+    assert guard.name == name and guard.stages <= {"input", "output", "action"} and len(guard.fingerprint) == 64
+    texts = ["How do I open a door?", "", "안녕하세요", "こんにちは", "\x00\u202e\ufffd", "x " * 500]
+    exchanges = [Exchange(messages=(Message(role="user", content=t),)) for t in texts]
+    verdicts = guard.check(exchanges)
+    assert len(verdicts) == len(texts) and all(isinstance(v, Verdict) and v.guard == name for v in verdicts)
+    assert guard.check([]) == []
+
+
+# Methods
+
+
+@pytest.mark.parametrize("name", names("method"))
+def test_methods_run_on_a_tiny_model_and_leave_a_result(name: str, tiny: Model) -> None:
+    method = registry("method").module(name).method()
+    assert method.name == name and method.needs <= frozenset(Capability)
+    positive, negative = _contrast("p", "harm"), _contrast("n", "help")
+    result = method.run(tiny, positive, negative)
+    assert result.artifacts or result.measurements or result.table
+    for measurement in result.measurements:
+        assert measurement.subject == tiny.fingerprint
+
+
+def _contrast(prefix: str, word: str) -> list[Case]:
+    return [user_case(f"{prefix}{i}", f"Tell me about {word} number {i}", behaviour=f"b{i}") for i in range(40)]
+
+
+# Backends
+
+
+@pytest.mark.parametrize("name", names("backend"))
+def test_backends_give_a_model_that_keeps_the_protocol(name: str, backends: dict[str, Callable[[], Model]]) -> None:
+    assert name in backends, f"backend {name}: add how it is built to the fixture `backends`"
+    model = backends[name]()
+    assert isinstance(model, Model) and model.name and re.fullmatch(r"[0-9a-f]{64}", model.fingerprint)
+    assert backends[name]().fingerprint == model.fingerprint
+    assert Capability.GENERATE in model.capabilities
+    requests = [Request(messages=c.messages, max_new_tokens=6) for c in CASES.values()]
+    done: dict[int, Completion] = {}
+    answers = model.generate(requests, on_done=lambda i, c: done.__setitem__(i, c))
+    assert [done[i] for i in range(len(requests))] == answers
+    assert all(a.error is None and a.model == model.fingerprint for a in answers)
+    assert model.generate(requests) == answers
+    assert model.generate([]) == []
+    pairs = [("Question: 1+1\nAnswer:", " 2"), (CASES["en"].messages, "No.")]
+    if Capability.LIKELIHOOD in model.capabilities:
+        found = model.log_likelihood(pairs)
+        assert [x.n_bytes for x in found] == [2, 3] and all(x.total <= 0 and x.n_tokens > 0 for x in found)
+    else:
+        with pytest.raises(FivefoldError):
+            model.log_likelihood(pairs)
+    if Capability.PREFILL not in model.capabilities:
+        refused = model.generate([Request(messages=CASES["en"].messages, prefill="Sure")])[0]
+        assert refused.error and "prefill" in refused.error
