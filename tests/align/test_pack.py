@@ -11,6 +11,7 @@ import torch
 from _items import random_items
 from fivefold.align._adapter import Lora, adapter_off, causal_lm, packed_copy, trainable, trainable_copy
 from fivefold.align._lora import fuse
+from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, common_start, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.errors import TrainingError
@@ -132,9 +133,28 @@ def test_an_adapter_from_a_higher_layer_leaves_the_lower_ones_without_gradient(m
     assert attention and all("self_attn" in name for name in attention)
 
 
+def test_lower_layers_are_computed_once_and_nothing_changes(model: Any) -> None:
+    items, found = random_items(6, 2), []
+    for reuse in (True, False):
+        torch.manual_seed(0)
+        module = causal_lm(trainable_copy(model.module, Lora(r=4, from_layer=2)))
+        with torch.no_grad():
+            for p in trainable(module).values():
+                p.normal_(0, 0.1)
+        lower = Lower(module, 2, 40) if reuse else None
+        if lower:
+            lower.keep(items)
+        for part in (items[:4], items[2:]):
+            row = pack(part)
+            logps = answer_logps(module, row, lower(part, row) if lower else None)
+            logps.sum().backward()
+        found.append((logps.detach(), [p.grad for p in trainable(module).values()]))
+    torch.testing.assert_close(found[0], found[1], atol=2e-3, rtol=1e-3)
+
+
 def test_a_module_that_cannot_be_packed_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fivefold.align._policy.attending", lambda plan: __import__("contextlib").nullcontext())
     with pytest.raises(TrainingError, match="same log-probabilities"):
-        check_packing(packed_copy(model.module), random_items(3))
+        check_packing(packed_copy(model.module), random_items(3), model.module)
     with pytest.raises(TrainingError, match="runtime's attention"):
         answer_logps(model.module, pack(random_items(1)))

@@ -16,7 +16,7 @@ import torch
 
 from _items import random_items, small
 from fivefold.align import _checkpoint
-from fivefold.align._adapter import packed_copy
+from fivefold.align._adapter import Lora, packed_copy
 from fivefold.align._pack import mismatched
 from fivefold.align.losses._base import load as load_loss
 from fivefold.align.train import Progress, batches_of, learning_rate, n_answers, score, train
@@ -57,12 +57,12 @@ def test_sft_makes_the_answers_likelier_in_the_adapted_model(model: Any, tmp_pat
     assert patched.fingerprint != model.fingerprint
 
 
-@pytest.mark.parametrize("loss", ["sft", "rpo"])
-@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize(("loss", "at", "first"), [("sft", 1, 0), ("sft", 4, 2), ("rpo", 4, 0)])
 def test_a_run_that_was_broken_off_gives_the_losses_of_one_that_was_not(
-    model: Any, tmp_path: Path, loss: str, at: int
+    model: Any, tmp_path: Path, loss: str, at: int, first: int
 ) -> None:
-    items, config = random_items(9, LOSSES[loss]), small(loss=loss, checkpoint_steps=1)
+    items = random_items(9, LOSSES[loss])
+    config = small(loss=loss, checkpoint_steps=1, adapter=Lora(r=4, dropout=0.1, from_layer=first))
     whole = train(model, items, config, tmp_path / "whole")
     with pytest.raises(Stop):
         train(model, items, config, tmp_path / "broken", on_step=breaking_at(at))
@@ -159,6 +159,14 @@ def test_a_reference_is_the_base_or_the_start(model: Any, tmp_path: Path) -> Non
     at_base = train(model, items, small(**plain, reference="base"), tmp_path / "b", start=sft.path)
     assert at_base.losses[0] != pytest.approx(0.6931, abs=0.02)
     assert at_start.losses[0] == pytest.approx(0.6931, abs=0.1)
+
+
+def test_reusing_frozen_layers_changes_no_loss(model: Any, tmp_path: Path) -> None:
+    items = random_items(9, 2)
+    plain = {"adapter": Lora(r=4, from_layer=2), "loss": "rpo", "row_tokens": 64}
+    kept = train(model, items, small(**plain), tmp_path / "kept")
+    again = train(model, items, small(**plain, reuse_frozen=False), tmp_path / "again")
+    assert kept.losses == pytest.approx(again.losses, rel=1e-4)
 
 
 def test_full_fine_tuning_writes_a_model(model: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, pack
 from fivefold.errors import TrainingError
 from fivefold.runtime._attention import NAME, attending
@@ -73,10 +74,11 @@ def _logp(head: nn.Module, hidden: Tensor, want: Tensor, softcap: float | None) 
     return cast(Tensor, logits.log_softmax(-1).gather(-1, want[:, None]).squeeze(-1))
 
 
-def answer_logps(module: Any, row: Row) -> Tensor:
+def answer_logps(module: Any, row: Row, stream: Tensor | None = None) -> Tensor:
     """Log-probability of every answer token of a packed row, [R] float32, with gradients if enabled.
 
-    `module` attends through the runtime's packed attention (`packed_copy`, `trainable_copy`).
+    `module` attends through the runtime's packed attention (`packed_copy`, `trainable_copy`). `stream` [T, D] stands in
+    for the embeddings where the lower layers' output is known already (`_lower`).
     """
     if module.config._attn_implementation != NAME:
         raise TrainingError(
@@ -87,23 +89,26 @@ def answer_logps(module: Any, row: Row) -> Tensor:
         )
     device = module.get_input_embeddings().weight.device
     with attending(row.plan()):
-        hidden = module.base_model(
-            input_ids=row.tokens[None].to(device), position_ids=row.depth[None].to(device), use_cache=False
-        ).last_hidden_state[0]
+        given = {"input_ids": row.tokens[None].to(device)} if stream is None else {"inputs_embeds": stream[None]}
+        hidden = module.base_model(**given, position_ids=row.depth[None].to(device), use_cache=False).last_hidden_state[
+            0
+        ]
     return read_head(module, hidden[row.read.to(device)], row.want.to(device))
 
 
 @torch.no_grad()
-def check_packing(module: Any, items: Sequence[Item]) -> None:
-    """Raise TrainingError unless this module gives in a packed row what it gives one sequence at a time."""
-    packed = answer_logps(module, pack(items))
-    apart = torch.cat([_plain(module, item.prompt, answer) for item in items for answer in item.answers])
+def check_packing(module: Any, items: Sequence[Item], plain: Any, lower: Lower | None = None) -> None:
+    """Raise TrainingError unless `module` gives in a packed row what `plain` gives one sequence at a time."""
+    row = pack(items)
+    packed = answer_logps(module, row, lower(items, row) if lower else None)
+    apart = torch.cat([_plain(plain, item.prompt, answer) for item in items for answer in item.answers])
     worst = (packed - apart).abs().max().item()
     if worst > (1e-3 if module.dtype == torch.float32 else 0.25):
         raise TrainingError(
             f"{type(module).__name__} does not give the same log-probabilities in a packed row",
             expected="attention in every layer, at given positions, through the registered attention function",
             got=f"a difference of {worst:.3g} nats",
+            next_step="set reuse_frozen=False" if lower else None,
         )
 
 

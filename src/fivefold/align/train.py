@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora, adapter_off, causal_lm, save_trained, trainable, trainable_copy
+from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.align.losses._base import Answers, LossOutput, config_of, load
@@ -51,6 +52,8 @@ class TrainConfig:
     """Items per optimiser step."""
     row_tokens: int = 1024
     """Longest packed row; bounds memory."""
+    reuse_frozen: bool = True
+    """Keep the output of the layers below the first adapter (memory: tokens x width), so that it is computed once."""
     lr: float = 3e-4
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -129,11 +132,15 @@ def train(
     with seeded(config.seed):
         trained = trainable_copy(model.module, config.adapter, start)
         module, params = causal_lm(trained), trainable(trained)
-        check_packing(module, items[:2])
+        lower = lower_of(module, config)
+        with adapter_off(trained):
+            check_packing(module, items[:2], model.module, lower)
+        if lower is not None:
+            lower.keep(items)  # all at once, so that a resumed run keeps the very same values
         optimizer = torch.optim.AdamW(
             params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
-        reference = reference_logps(trained, items, config, out, key) if loss_module.REFERENCE else None
+        reference = reference_logps(trained, items, config, out, key, lower) if loss_module.REFERENCE else None
         if (state := _checkpoint.load(out, key)) is not None:
             tokens, history = restore(state, params, optimizer)
             began -= state["seconds"]
@@ -144,7 +151,7 @@ def train(
             known = None if reference is None else [reference[i] for i in batches[step]]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, len(batches), config)
-            loss, metrics, n = backward(module, chosen, known, config, loss_module, loss_config)
+            loss, metrics, n = backward(module, chosen, known, config, loss_module, loss_config, lower)
             norm = float(torch.nn.utils.clip_grad_norm_(params.values(), config.grad_clip))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise diverged(step, loss, norm, history)
@@ -169,15 +176,18 @@ def backward(
     config: TrainConfig,
     loss_module: ModuleType,
     loss_config: Any,
+    lower: Lower | None,
 ) -> tuple[float, dict[str, float], int]:
     """Add one batch's gradient, row by row; returns its loss, metrics and the tokens that were computed."""
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
     total, metrics, computed = 0.0, dict[str, float](), 0
     weights = [sum(len(a) for a in i.answers) if loss_module.REDUCTION == "token" else 1 for i in batch]
     for indices in rows_of(batch, limit):
-        row = pack([batch[i] for i in indices])
+        of_row = [batch[i] for i in indices]
+        row = pack(of_row)
         known = None if reference is None else [reference[i] for i in indices]
-        output = loss_of(answer_logps(module, row), row, [batch[i] for i in indices], known, loss_module, loss_config)
+        logps = answer_logps(module, row, lower(of_row, row) if lower else None)
+        output = loss_of(logps, row, of_row, known, loss_module, loss_config)
         share = sum(weights[i] for i in indices) / sum(weights)
         (output.loss * share).backward()  # type: ignore[no-untyped-call]
         total += output.loss.item() * share
@@ -210,19 +220,20 @@ def loss_of(
 
 
 @torch.no_grad()
-def score(module: Any, items: Sequence[Item], row_tokens: int) -> list[list[Tensor]]:
+def score(module: Any, items: Sequence[Item], row_tokens: int, lower: Lower | None = None) -> list[list[Tensor]]:
     """Log-probabilities of every item's answers: for each item, for each answer, a tensor of its tokens."""
     found: dict[int, list[Tensor]] = {}
     for indices in rows_of(items, row_tokens):
-        row = pack([items[i] for i in indices])
-        logps = answer_logps(module, row).cpu()
+        of_row = [items[i] for i in indices]
+        row = pack(of_row)
+        logps = answer_logps(module, row, lower(of_row, row) if lower else None).cpu()
         for i, of_item in zip(indices, row.answers, strict=True):
             found[i] = [logps[part].clone() for part in of_item]
     return [found[i] for i in range(len(items))]
 
 
 def reference_logps(
-    trained: Any, items: Sequence[Item], config: TrainConfig, out: Path, key: str
+    trained: Any, items: Sequence[Item], config: TrainConfig, out: Path, key: str, lower: Lower | None
 ) -> list[list[Tensor]]:
     """Log-probabilities under the reference, computed once and kept beside the checkpoint."""
     path = out / "reference.pt"
@@ -231,9 +242,15 @@ def reference_logps(
         if kept["key"] == key:
             return list(kept["logps"])
     with adapter_off(trained) if config.reference == "base" else nullcontext():
-        logps = score(causal_lm(trained), items, config.row_tokens)
+        logps = score(causal_lm(trained), items, config.row_tokens, lower)
     _checkpoint.write_atomic(path, lambda handle: torch.save({"key": key, "logps": logps}, handle))
     return logps
+
+
+def lower_of(module: Any, config: TrainConfig) -> Lower | None:
+    """The reuse of the layers below the first adapter, where there are any and the data is passed more than once."""
+    first = config.adapter.from_layer if config.adapter else 0
+    return Lower(module, first, config.row_tokens) if first and config.reuse_frozen else None
 
 
 def batches_of(n: int, config: TrainConfig) -> list[list[int]]:

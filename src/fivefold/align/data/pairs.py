@@ -54,18 +54,29 @@ class Example:
 
 
 class Rotation:
-    """Safe answers handed out in turn, for each category and language."""
+    """Safe answers handed out in turn, for each category and language.
 
-    def __init__(self, answers: Iterable[SafeAnswer], sentences: Mapping[str, int] | None = None) -> None:
-        self._sentences = sentences or {}
+    `sentences`: language → only so many sentences of each. `variety`: language → only so many answers per category,
+    the shortest. None, or no entry, takes all.
+    """
+
+    def __init__(
+        self,
+        answers: Iterable[SafeAnswer],
+        *,
+        sentences: Mapping[str, int | None] | None = None,
+        variety: Mapping[str, int | None] | None = None,
+    ) -> None:
         by_place: dict[tuple[str, str], list[str]] = defaultdict(list)
         for answer in answers:
-            by_place[answer.category, answer.language].append(self._cut(answer))
-        self._turns = {place: cycle(texts) for place, texts in by_place.items()}
-
-    def _cut(self, answer: SafeAnswer) -> str:
-        limit = self._sentences.get(answer.language)
-        return answer.text if limit is None else first_sentences(answer.text, limit)
+            limit = (sentences or {}).get(answer.language)
+            text = answer.text if limit is None else first_sentences(answer.text, limit)
+            by_place[answer.category, answer.language].append(text)
+        self._turns = {}
+        for (category, language), texts in by_place.items():
+            limit = (variety or {}).get(language)
+            kept = texts if limit is None else sorted(texts, key=len)[:limit]
+            self._turns[category, language] = cycle(kept)
 
     def next(self, category: str, language: str) -> Reply:
         """The next safe answer for a request of `category` in `language`."""
@@ -148,5 +159,5 @@ def _in_frame(case: Case, name: str) -> Case:
         id=f"{case.id}+{name}",
         behaviour=case.behaviour or case.id,
         messages=messages,
-        metadata={**case.metadata, "frame": name},
+        metadata={**case.metadata, "frame": name, "plain": case.id},
     )

@@ -37,7 +37,36 @@ from fivefold.runtime.protocol import Capability, Request, WhiteBox, require
 from fivefold.score import answers as judge
 from fivefold.types import Case, Completion, digest, plain
 
-LORA = Lora(r=16, alpha=32)
+LORA = Lora(r=16, alpha=32, from_layer=12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """How much of one language is trained on. A language that costs many tokens a word gets shorter answers."""
+
+    behaviours: int | None = None
+    """At most this many behaviours, harmful and benign each; None takes all."""
+    framed: int = 0
+    """Behaviours that are trained on once more inside a frame, harmful and benign each."""
+    prefilled: int = 0
+    """Harmful behaviours that are trained on once more with the start of a complying answer already given."""
+    everyday: int = 0
+    """Everyday requests."""
+    passes: int = 1
+    """How often the SFT stage sees each example."""
+    pairs: bool = True
+    """Whether the preference stage sees this language."""
+    sentences: int | None = None
+    """Only so many sentences of each safe answer; None takes the whole."""
+    variety: int | None = None
+    """Only so many safe answers per category, the shortest; None takes all."""
+    own_tokens: int = 32
+    """Longest answer of the model's own that is learnt or unlearnt."""
+
+
+def _mix() -> dict[str, Mix]:
+    costly = Mix(everyday=10, sentences=1, variety=2, own_tokens=16)
+    return {"en": Mix(framed=40, prefilled=30, everyday=60, passes=2, own_tokens=24), "ko": costly, "ja": costly}
 
 
 def _sft() -> TrainConfig:
@@ -54,24 +83,16 @@ def _preference() -> TrainConfig:
 class PatchConfig:
     """What the patch is trained on and how."""
 
-    languages: tuple[str, ...] = ("en", "ko", "ja")
-    """Languages of the requests."""
-    behaviours: int | None = None
-    """At most this many behaviours per language, harmful and benign each; None takes all."""
-    everyday: Mapping[str, int] = field(default_factory=lambda: {"en": 40, "ko": 10, "ja": 10})
-    """Everyday requests per language."""
-    framed: Mapping[str, int] = field(default_factory=lambda: {"en": 40, "ko": 10, "ja": 10})
-    """Behaviours per language that are trained on a second time inside a frame, harmful and benign each."""
-    sentences: Mapping[str, int] = field(default_factory=lambda: {"ko": 1, "ja": 1})
-    """Where a language costs many tokens: only so many sentences of each safe answer."""
-    answer_tokens: int = 32
-    """Longest answer of the model's own that is learnt or unlearnt."""
-    safe_tokens: int = 96
-    """Longest safe answer."""
+    mix: Mapping[str, Mix] = field(default_factory=_mix)
+    """Language → how much of it."""
     sft: TrainConfig = field(default_factory=_sft)
     """First stage."""
     preference: TrainConfig | None = field(default_factory=_preference)
     """Second stage, or None to stop after the first."""
+    prefill_tokens: int = 8
+    """How much of a complying answer is given where one is (`Mix.prefilled`)."""
+    safe_tokens: int = 96
+    """Longest safe answer."""
     seed: int = 0
     """Seed of both stages."""
 
@@ -126,16 +147,16 @@ def patch(
     began = time.monotonic()
     chosen = choose(config, harms, benign, everyday_cases() if everyday is None else everyday)
     own = own_answers(model, chosen, config, answers or {}, out)
-    examples = examples_of(chosen, own, config, safe_answers() if safe is None else safe)
+    examples = examples_of(model, chosen, own, config, safe_answers() if safe is None else safe)
     write_examples(out, examples)
 
     def watch(stage: str) -> Callable[[Progress], None] | None:
         return None if on_step is None else lambda step: on_step(PatchProgress(stage=stage, step=step))
 
-    items = single_items(model, examples, config.safe_tokens)
+    items = single_items(model, [e for e in examples for _ in range(config.mix[e.language].passes)], config.safe_tokens)
     stages = [train(model, items, replace(config.sft, seed=config.seed), out / "sft", on_step=watch("sft"))]
     if config.preference is not None:
-        pairs = pair_items(model, examples, config.safe_tokens)
+        pairs = pair_items(model, [e for e in examples if config.mix[e.language].pairs], config.safe_tokens)
         settings = replace(config.preference, seed=config.seed)
         stages.append(
             train(model, pairs, settings, out / "preference", start=stages[0].path, on_step=watch("preference"))
@@ -153,41 +174,41 @@ def patch(
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The cases that are trained on."""
+    """The cases that are trained on: plain requests, and those that come once more in a frame or with a prefill."""
 
     harms: Sequence[Case]
     benign: Sequence[Case]
     everyday: Sequence[Case]
+    framed_harms: Sequence[Case]
+    framed_benign: Sequence[Case]
+    prefilled: Sequence[Case]
 
 
 def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], everyday: Sequence[Case]) -> Chosen:
-    """The cases that the configuration asks for, plain and framed; the same ones on every call."""
-    kept_harms, kept_benign = (_limited(cases, config) for cases in (harms, benign))
-    kept_everyday = [
-        c
-        for language in config.languages
-        for c in [c for c in everyday if c.language == language][: config.everyday.get(language, 0)]
-    ]
+    """The cases that the configuration asks for; the same ones on every call."""
+    mix = config.mix
+    kept_harms = _some(harms, {lang: m.behaviours for lang, m in mix.items()})
+    kept_benign = _some(benign, {lang: m.behaviours for lang, m in mix.items()})
+    if not kept_harms or not kept_benign:
+        raise DataError("no cases to train on in the languages asked", expected=", ".join(mix))
+    counts = {lang: m.framed for lang, m in mix.items()}
     names = tuple(frames())
     return Chosen(
-        harms=[*kept_harms, *framed(_some(kept_harms, config.framed), names)],
-        benign=[*kept_benign, *framed(_some(kept_benign, config.framed), names)],
-        everyday=kept_everyday,
+        harms=kept_harms,
+        benign=kept_benign,
+        everyday=_some(everyday, {lang: m.everyday for lang, m in mix.items()}),
+        framed_harms=framed(_some(kept_harms, counts), names),
+        framed_benign=framed(_some(kept_benign, counts), names),
+        prefilled=_some(kept_harms, {lang: m.prefilled for lang, m in mix.items()}, salt="prefill"),
     )
 
 
-def _limited(cases: Sequence[Case], config: PatchConfig) -> list[Case]:
-    known = [c for c in cases if c.language in config.languages]
-    if not known:
-        raise DataError("no cases to train on in the languages asked", expected=", ".join(config.languages))
-    return known if config.behaviours is None else _some(known, dict.fromkeys(config.languages, config.behaviours))
-
-
-def _some(cases: Sequence[Case], limits: Mapping[str, int]) -> list[Case]:
-    """At most so many cases per language, spread over behaviours by hash so that every category keeps its share."""
+def _some(cases: Sequence[Case], limits: Mapping[str, int | None], salt: str = "") -> list[Case]:
+    """At most so many cases per language, in an order fixed by the behaviours' hashes, so categories mix."""
     kept: list[Case] = []
     for language, limit in limits.items():
-        own = sorted((c for c in cases if c.language == language), key=lambda c: digest(c.behaviour or c.id))
+        own = [c for c in cases if c.language == language]
+        own.sort(key=lambda c: digest(salt + (c.behaviour or c.id)))
         kept += own[:limit]
     return kept
 
@@ -195,19 +216,23 @@ def _some(cases: Sequence[Case], limits: Mapping[str, int]) -> list[Case]:
 def own_answers(
     model: WhiteBox, chosen: Chosen, config: PatchConfig, known: Mapping[str, Completion], out: Path
 ) -> dict[str, Reply]:
-    """The unpatched model's greedy answers by case id, cut to `answer_tokens`; kept in `out` as they come."""
-    cases = [c for group in (chosen.harms, chosen.benign, chosen.everyday) for c in group]
+    """The unpatched model's greedy answers by case id, cut to the language's length; kept in `out`.
+
+    A framed harmful request has its plain form's answer to unlearn, so it is not asked.
+    """
     path = out / "own_answers.json"
     kept: dict[str, Reply] = {k: Reply(**v) for k, v in (_checkpoint.read_json(path) or {}).items()}
+    cases = [*chosen.harms, *chosen.benign, *chosen.everyday, *chosen.framed_benign]
     missing = [c for c in cases if c.id not in known and c.id not in kept]
-    requests = [Request(messages=c.messages, max_new_tokens=config.answer_tokens) for c in missing]
-    for case, completion in zip(missing, model.generate(requests), strict=True):
+    limit = {language: m.own_tokens for language, m in config.mix.items()}
+    requests = [Request(messages=c.messages, max_new_tokens=limit[c.language]) for c in missing]
+    for case, completion in zip(missing, model.generate(requests) if missing else [], strict=True):
         if completion.error is not None:
             raise ModelError(f"the model did not answer {case.id}", got=completion.error)
-        kept[case.id] = _reply(model, completion, config.answer_tokens)
+        kept[case.id] = _reply(model, completion, limit[case.language])
     if missing:
         _checkpoint.write_json(path, plain(kept))
-    return {c.id: kept[c.id] if c.id in kept else _reply(model, known[c.id], config.answer_tokens) for c in cases}
+    return {c.id: kept[c.id] if c.id in kept else _reply(model, known[c.id], limit[c.language]) for c in cases}
 
 
 def _reply(model: WhiteBox, completion: Completion, limit: int) -> Reply:
@@ -219,16 +244,40 @@ def _reply(model: WhiteBox, completion: Completion, limit: int) -> Reply:
 
 
 def examples_of(
-    chosen: Chosen, own: Mapping[str, Reply], config: PatchConfig, safe: Sequence[SafeAnswer]
+    model: WhiteBox, chosen: Chosen, own: Mapping[str, Reply], config: PatchConfig, safe: Sequence[SafeAnswer]
 ) -> list[Example]:
     """The training examples, in a fixed order."""
-    rotation = Rotation(safe, config.sentences)
+    rotation = Rotation(
+        safe,
+        sentences={lang: m.sentences for lang, m in config.mix.items()},
+        variety={lang: m.variety for lang, m in config.mix.items()},
+    )
     categories = sorted({a.category for a in safe})
+    of_frames = {c.id: own[str(c.metadata["plain"])] for c in chosen.framed_harms}
     return [
         *harmful_examples(chosen.harms, own, rotation, _judge),
-        *helpful_examples(chosen.benign, own, rotation, _judge, "benign"),
+        *harmful_examples(chosen.framed_harms, of_frames, rotation, _judge),
+        *prefilled(harmful_examples(chosen.prefilled, own, rotation, _judge), model, config.prefill_tokens),
+        *helpful_examples([*chosen.benign, *chosen.framed_benign], own, rotation, _judge, "benign"),
         *helpful_examples(chosen.everyday, own, rotation, _judge, "everyday", categories),
     ]
+
+
+def prefilled(examples: Sequence[Example], model: WhiteBox, n_tokens: int) -> list[Example]:
+    """The examples that have a complying answer to unlearn, with the first `n_tokens` of it already given.
+
+    After Qi et al. 2024 ("Safety alignment should be made more than just a few tokens deep", arXiv:2406.05946).
+    """
+    made = []
+    for example in examples:
+        if example.rejected is None:
+            continue
+        tokens: list[int] = model.tokenizer(example.rejected.text, add_special_tokens=False)["input_ids"]
+        start: str = model.tokenizer.decode(tokens[:n_tokens], skip_special_tokens=True)
+        rest: str = model.tokenizer.decode(tokens[n_tokens:], skip_special_tokens=True)
+        unlearn = replace(example.rejected, text=rest) if rest.strip() else None
+        made.append(replace(example, prefill=start.rstrip("\ufffd") + " ", rejected=unlearn))
+    return made
 
 
 def _judge(prompt: str, answer: str) -> str:

@@ -1,0 +1,91 @@
+"""The layers below the first adapter never change, so what they compute is computed once per item and kept.
+
+Exact: the kept values are the residual stream that enters the first adapted layer, so epochs, stages' reference passes
+and gradients are what they would be without this; only the time differs. With adapters in the upper third of a model
+and two passes over the data this saves about a quarter of the work.
+
+Shapes: T tokens of a row, D width of the residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fivefold.align._pack import Item, Row, pack, rows_of
+from fivefold.runtime._attention import attending
+from fivefold.runtime._structure import decoder_layers
+
+
+class _Skip(nn.Module):
+    """Stands where a layer was, with the attributes that the model's loop reads, and passes the stream on."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        for name, value in vars(layer).items():
+            if not name.startswith("_") and name != "training":
+                setattr(self, name, value)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The stream, unchanged."""
+        return hidden_states
+
+
+class _Reached(Exception):
+    """Ends the forward pass at the first adapted layer."""
+
+
+class Lower:
+    """The frozen layers below `first` of `module`, taken out of it; `module` then starts from their kept output."""
+
+    def __init__(self, module: Any, first: int, row_tokens: int) -> None:
+        self.module, self.first, self.row_tokens = module, first, row_tokens
+        self._layers = decoder_layers(module)
+        self._taken = [self._layers[i] for i in range(first)]
+        self._kept: dict[Item, Tensor] = {}
+        self._put([_Skip(layer) for layer in self._taken])
+
+    def keep(self, items: Sequence[Item]) -> None:
+        """Compute what is not known yet of `items`. Values depend on what shares a row in the last digit only."""
+        missing = [item for item in dict.fromkeys(items) if item not in self._kept]
+        for indices in rows_of(missing, self.row_tokens):
+            row = pack([missing[i] for i in indices])
+            stream = self._compute(row)
+            for i, (start, stop, _) in zip(indices, row.blocks, strict=True):
+                self._kept[missing[i]] = torch.cat([stream[: row.shared], stream[start:stop]])
+
+    def __call__(self, items: Sequence[Item], row: Row) -> Tensor:
+        """The stream [T, D] of a row of `items` as it enters the first adapted layer."""
+        self.keep(items)
+        own = [self._kept[item][row.shared :] for item in items]
+        return torch.cat([self._kept[items[0]][: row.shared], *own])
+
+    @torch.no_grad()
+    def _compute(self, row: Row) -> Tensor:
+        caught: list[Tensor] = []
+
+        def catch(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            caught.append((args[0] if args else kwargs["hidden_states"])[0])
+            raise _Reached
+
+        device = self.module.get_input_embeddings().weight.device
+        self._put(self._taken)
+        hook = self._layers[self.first].register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            with attending(row.plan()):
+                self.module.base_model(
+                    input_ids=row.tokens[None].to(device), position_ids=row.depth[None].to(device), use_cache=False
+                )
+        except _Reached:
+            return caught[0]
+        finally:
+            hook.remove()
+            self._put([_Skip(layer) for layer in self._taken])
+        raise AssertionError("the forward pass did not reach its layers")
+
+    def _put(self, layers: Sequence[nn.Module]) -> None:
+        for i, layer in enumerate(layers):
+            self._layers[i] = layer
