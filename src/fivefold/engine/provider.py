@@ -1,8 +1,9 @@
 """fivefold's models as an Inspect model provider: `inspect eval task.py --model fivefold/smollm2`.
 
-Inspect finds this module, and with it the sandbox `bubblewrap`, by its entry point (group `inspect_ai`). Requests of concurrent samples meet in batches. The
-name that a log carries ends in the model's fingerprint (`smollm2@3f2a9c0d1e4b`), because Inspect's output cache keys on
-the name alone. Models that live in this process, such as one behind guards, get a name with `register`.
+Inspect finds this module, and with it the sandbox `bubblewrap`, by its entry point (group `inspect_ai`). Requests of
+concurrent samples meet in batches. The name that a log carries ends in the model's fingerprint
+(`smollm2@3f2a9c0d1e4b`), because Inspect's output cache keys on the name alone. Models that live in this process, such
+as one behind guards, get a name with `register`.
 
 Deviations from Inspect's own providers: no temperature means greedy; sampling options that the runtime does not have
 raise instead of being dropped; an error completion raises, so that the sample is an error and never a score.
