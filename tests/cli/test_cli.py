@@ -122,7 +122,7 @@ def test_a_home_without_permission_is_an_error_that_says_so(capsysbinary: Any, m
 
 def test_a_judge_that_fails_is_neither_hit_nor_pass(capsysbinary: Any, tmp_path: Path) -> None:
     rules = tmp_path / "broken.yaml"
-    rules.write_text("rules:\n- match: .*\n  error: the model fell over\n")
+    rules.write_text("- match: \".*\"\n  error: the model fell over\n")
     code, out, _ = call(capsysbinary, "evaluate", "core-harms", "--model", f"scripted:{rules}", "--limit", "3", "--language", "en", "--json")
     first = json.loads(out)["measurements"][0]
     assert code == 0 and first["estimate"] is None and first["n_errored"] == 3 and first["n_scored"] == 0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from dataclasses import replace as dataclass_replace
 from typing import Any
 
 from fivefold.align.data.sources import everyday as everyday_cases
-from fivefold.align.recipes.patch import PatchConfig, PatchResult, patch
+from fivefold.align.recipes.patch import Mix, PatchConfig, PatchResult, patch
 from fivefold.errors import UnknownNameError
 from fivefold.evaluate.suites import suite
 from fivefold.guard.guards.probe import guard as probe_guard
@@ -118,27 +117,30 @@ def finding_cases(findings: Sequence[Finding]) -> list[Case]:
 
 
 def patch_config(part: PatchPlan, seed: int) -> PatchConfig:
-    """The recipe's configuration with the plan's options; `share` takes that part of every kind of example."""
+    """The recipe's configuration; `share` takes that part of every kind of example in every language."""
     options = dict(part.options)
     share = float(options.pop("share", 1.0))
-    known = {f.name for f in fields(PatchConfig)}
-    for name in options:
-        if name not in known:
-            raise UnknownNameError("patch option", name, known)
-    config = PatchConfig(seed=seed, **options)
+    if options:
+        raise UnknownNameError("patch option", next(iter(options)), ["share"])
+    config = PatchConfig(seed=seed)
     if share >= 1.0:
         return config
-    full = config.behaviours or TRAIN_BEHAVIOURS
+    return dataclass_replace(config, mix={language: _shared(mix, share) for language, mix in config.mix.items()})
+
+
+def _shared(mix: Mix, share: float) -> Mix:
+    full = TRAIN_BEHAVIOURS if mix.behaviours is None else mix.behaviours
+
+    def part(n: int) -> int:
+        return max(2, round(n * share)) if n else 0
+
     return dataclass_replace(
-        config,
-        behaviours=max(6, round(full * share)),
-        everyday=_shared(config.everyday, share),
-        framed=_shared(config.framed, share),
+        mix,
+        behaviours=part(full),
+        framed=part(mix.framed),
+        prefilled=part(mix.prefilled),
+        everyday=part(mix.everyday),
     )
-
-
-def _shared(counts: Mapping[str, int], share: float) -> dict[str, int]:
-    return {language: max(2, round(n * share)) for language, n in counts.items()}
 
 
 def losses_of(result: PatchResult) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def align_model(
             benign=benign,
             held_out=[*held_out("core-harms"), *held_out("core-benign")],
             out=folder,
-            config=PatchConfig(behaviours=limit, seed=seed),
+            config=_config(limit, seed),
         )
         adapter = store.put_artifact(result.path, name="adapter", media_type="application/x-peft", run=run)
         patched = model.with_adapter(str(result.path), name=f"{model.name}+{recipe}")
@@ -93,6 +94,13 @@ def align_model(
         "measurements": [],
         "findings": [],
     }
+
+
+def _config(limit: int | None, seed: int) -> PatchConfig:
+    config = PatchConfig(seed=seed)
+    if limit is None:
+        return config
+    return replace(config, mix={k: replace(m, behaviours=limit) for k, m in config.mix.items()})
 
 
 def _training_data(data: Path | None) -> tuple[Sequence[Case], Sequence[Case]]:
