@@ -44,9 +44,10 @@ def _render(row: list[str], form: str) -> tuple[str, tuple[str, ...], int]:
 
 
 def questions(form: str, subjects: int, each: int) -> list[Question]:
-    """The first `each` test questions of the first `subjects` subjects, 5-shot; `form` is `letters` or `options`."""
+    """The first `each` test questions of subjects spread over all 57, 5-shot; `form` is `letters` or `options`."""
     found: list[Question] = []
-    for path in sorted((folder() / "dev").glob("*_dev.csv"))[:subjects]:
+    paths = sorted((folder() / "dev").glob("*_dev.csv"))
+    for path in (paths[i * len(paths) // subjects] for i in range(subjects)):
         subject = path.name.removesuffix("_dev.csv")
         header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
         for row in _rows(path)[:5]:
