@@ -1,8 +1,8 @@
 """Instructions hidden in documents, mails and tool results: rules on single sentences, in English, Korean and Japanese.
 
-One sentence of a long document carries the attack, so each is judged alone (whole documents dilute it). Text alone cannot tell
-every order to the model from an order that belongs to the document; provenance has to do the rest. What is found is taken out
-of the text (default), or the exchange is blocked.
+One sentence of a long document carries the attack, so each is judged alone (whole documents dilute it). Text alone
+cannot tell every order to the model from an order that belongs to the document; provenance has to do the rest. What is
+found is taken out of the text (default), or the exchange is blocked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class InjectionRules:
 
     name = "injection_rules"
 
-    def __init__(self, reaction: Reaction = "redact", kinds: int = 1, stages: Sequence[Stage] = ("input", "tool_result")) -> None:
+    def __init__(
+        self, reaction: Reaction = "redact", kinds: int = 1, stages: Sequence[Stage] = ("input", "tool_result")
+    ) -> None:
         self.reaction, self.kinds = reaction, kinds
         self.stages: frozenset[Stage] = frozenset(stages)
 
@@ -45,15 +47,21 @@ class InjectionRules:
 
     def _check(self, text: str) -> Verdict:
         found = {s: kinds for s in sentences(text) if len(kinds := matched(s)) >= self.kinds}
-        hidden = {k for v in views(text)[1:] for s in sentences(v.text) if len(m := matched(s)) >= self.kinds for k in m}
+        hidden = {
+            k for v in views(text)[1:] for s in sentences(v.text) if len(m := matched(s)) >= self.kinds for k in m
+        }
         score = float(max((len(k) for k in (*found.values(), hidden)), default=0))
         if not found and not hidden:
             return Verdict(action="allow", guard=self.name, score=score)
         names = ", ".join(sorted({k for kinds in found.values() for k in kinds} | hidden))
-        fields = {"guard": self.name, "reason": f"instruction in the text: {names}", "score": score}
-        if self.reaction == "block" or not found:
-            return Verdict(action="block", **fields)
-        return Verdict(action="redact", replacement=without(text, found), **fields)
+        block = self.reaction == "block" or not found
+        return Verdict(
+            action="block" if block else "redact",
+            guard=self.name,
+            reason=f"instruction in the text: {names}",
+            score=score,
+            replacement=None if block else without(text, list(found)),
+        )
 
 
 def sentences(text: str) -> list[str]:
@@ -67,7 +75,7 @@ def matched(sentence: str) -> list[str]:
     return [kind for kind, pattern in rules().items() if pattern.search(sentence)]
 
 
-def without(text: str, found: Sequence[str] | dict[str, list[str]]) -> str:
+def without(text: str, found: Sequence[str]) -> str:
     """The text with these sentences replaced by a mark."""
     for sentence in found:
         text = text.replace(sentence, REMOVED)
@@ -78,7 +86,9 @@ def without(text: str, found: Sequence[str] | dict[str, list[str]]) -> str:
 def rules() -> dict[str, re.Pattern[str]]:
     """One pattern per kind, over all languages."""
     kinds = yaml.safe_load(_bytes())
-    return {k: re.compile("|".join(f"(?:{p})" for ps in langs.values() for p in ps), re.I) for k, langs in kinds.items()}
+    return {
+        k: re.compile("|".join(f"(?:{p})" for ps in langs.values() for p in ps), re.I) for k, langs in kinds.items()
+    }
 
 
 @cache

@@ -1,8 +1,9 @@
-"""Secrets and exfiltration in answers: named secrets, words that a system prompt calls secret, keys, links that carry data.
+"""Secrets and exfiltration in answers: named secrets, words that a system prompt calls secret, keys, links that carry
+data.
 
-A secret counts as leaked however it is written: in other case, spelled with dashes, backwards, in base64 or hexadecimal. Keys are
-recognised by form and, where the form has one, by checksum. Images and links are where injected text sends data to: an answer
-that makes a browser fetch a foreign address with data in it leaks without a click.
+A secret counts as leaked however it is written: in other case, spelled with dashes, backwards, in base64 or
+hexadecimal. Keys are recognised by form and, where the form has one, by checksum. Images and links are where injected
+text sends data to: an answer that makes a browser fetch a foreign address with data in it leaks without a click.
 """
 
 from __future__ import annotations
@@ -83,14 +84,20 @@ class SecretsGuard:
         if not found:
             return Verdict(action="allow", guard=self.name, score=0.0)
         reason = "leaks " + ", ".join(sorted(set(found)))
-        fields = {"guard": self.name, "reason": reason, "score": float(len(found))}
-        if self.reaction == "block" or text in ("", answer):
-            return Verdict(action="block", **fields)
-        return Verdict(action="redact", replacement=text, **fields)
+        block = self.reaction == "block" or text in ("", answer)
+        return Verdict(
+            action="block" if block else "redact",
+            guard=self.name,
+            reason=reason,
+            score=float(len(found)),
+            replacement=None if block else text,
+        )
 
     def _known(self, exchange: Exchange) -> list[tuple[str, str]]:
         own = [("a named secret", s) for s in self.secrets]
-        return own + ([("a secret of the system prompt", s) for s in system_secrets(exchange)] if self.protect_system else [])
+        return own + (
+            [("a secret of the system prompt", s) for s in system_secrets(exchange)] if self.protect_system else []
+        )
 
     def _links(self, answer: str) -> list[str]:
         """Links and images of the answer that carry data to a foreign host."""
@@ -110,8 +117,8 @@ class SecretsGuard:
 
 
 def system_secrets(exchange: Exchange) -> list[str]:
-    """Words of the system prompt that look like a password, in a sentence that speaks of secrecy or next to one, and that the
-    user has not said."""
+    """Words of the system prompt that look like a password, in a sentence that speaks of secrecy or next to one, and
+    that the user has not said."""
     said = _bare(" ".join(m.content for m in exchange.messages if m.role == "user"))
     found = []
     for message in exchange.messages:
@@ -163,7 +170,9 @@ def _quotes_system(exchange: Exchange, answer: str) -> bool:
 def _runs(text: str) -> list[str]:
     words = list(re.finditer(r"\S+", text))
     if len(words) >= LEAKED_WORDS:
-        return [text[words[i].start() : words[i + LEAKED_WORDS - 1].end()] for i in range(len(words) - LEAKED_WORDS + 1)]
+        return [
+            text[words[i].start() : words[i + LEAKED_WORDS - 1].end()] for i in range(len(words) - LEAKED_WORDS + 1)
+        ]
     size = 3 * LEAKED_WORDS
     return [text[i : i + size] for i in range(len(text) - size + 1)] if not text.isascii() else []
 
@@ -197,7 +206,10 @@ def _any(token: str) -> bool:
 
 
 KEYS: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "private key": (r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----[\s\S]{0,5000}?(?:-----END (?:[A-Z]+ )?PRIVATE KEY-----|$)", _any),
+    "private key": (
+        r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----[\s\S]{0,5000}?(?:-----END (?:[A-Z]+ )?PRIVATE KEY-----|$)",
+        _any,
+    ),
     "aws": (r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b", _any),
     "github": (r"\bgh[pousr]_[A-Za-z0-9]{36}\b", _github),
     "google": (r"\bAIza[0-9A-Za-z_-]{35}\b", _any),
@@ -216,6 +228,7 @@ def guard(
     allow_hosts: Sequence[str] = (),
     reaction: Reaction = "redact",
 ) -> SecretsGuard:
-    """`secrets`: strings that must not leave. `protect_system`: also what the system prompt calls secret, and long quotes of it.
-    `allow_hosts`: hosts that links may carry data to. `reaction`: take leaks out, or refuse the answer."""
+    """`secrets`: strings that must not leave. `protect_system`: also what the system prompt calls secret, and long
+    quotes of it. `allow_hosts`: hosts that links may carry data to. `reaction`: take leaks out, or refuse the
+    answer."""
     return SecretsGuard(secrets, protect_system=protect_system, allow_hosts=allow_hosts, reaction=reaction)

@@ -1,7 +1,8 @@
-"""Invisible and look-alike characters: zero-width, direction marks, tag characters, Greek or Cyrillic letters in Latin words.
+"""Invisible and look-alike characters: zero-width, direction marks, tag characters, Greek or Cyrillic letters in Latin
+words.
 
-They carry hidden instructions (tag characters, Boucher et al. 2021, "Bad characters", arXiv 2106.09898) or hide words from
-filters. Text with a few of them is handed on clean; text that hides readable ASCII in tag characters is blocked.
+They carry hidden instructions (tag characters, Boucher et al. 2021, "Bad characters", arXiv 2106.09898) or hide words
+from filters. Text with a few of them is handed on clean; text that hides readable ASCII in tag characters is blocked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from fivefold.guard.normalise import clean_unicode, hidden_characters, mixed_scr
 from fivefold.guard.texts import text_of
 from fivefold.types import Exchange, Stage, Verdict, digest
 
-_JOINING_SCRIPTS = ("ARABIC", "DEVANAGARI", "BENGALI", "TAMIL", "MALAYALAM", "SINHALA", "TELUGU", "KANNADA", "MONGOLIAN", "KHMER")
+_JOINING_SCRIPTS = (
+    "ARABIC",
+    "DEVANAGARI",
+    "BENGALI",
+    "TAMIL",
+    "MALAYALAM",
+    "SINHALA",
+    "TELUGU",
+    "KANNADA",
+    "MONGOLIAN",
+    "KHMER",
+)
 
 
 class UnicodeGuard:
@@ -44,10 +56,15 @@ class UnicodeGuard:
         if not found:
             return Verdict(action="allow", guard=self.name, score=0.0)
         reason = ", ".join(f"{n} {kind}" for kind, n in found.items())
-        fields = {"guard": self.name, "reason": reason, "score": float(sum(found.values())), "metadata": dict(found)}
-        if self.block & set(found):
-            return Verdict(action="block", **fields)
-        return Verdict(action="redact", replacement=clean_unicode(text), **fields)
+        block = bool(self.block & set(found))
+        return Verdict(
+            action="block" if block else "redact",
+            guard=self.name,
+            reason=reason,
+            score=float(sum(found.values())),
+            replacement=None if block else clean_unicode(text),
+            metadata=dict(found),
+        )
 
 
 def _joins(text: str) -> bool:
