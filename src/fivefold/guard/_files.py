@@ -51,11 +51,14 @@ class Probe:
 
     def score(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Score of each row of `x` [N, D]."""
-        return np.asarray(((x.astype(np.float64) - self.mean) / self.scale) @ self.weight.astype(np.float64) + self.bias)
+        return np.asarray(
+            ((x.astype(np.float64) - self.mean) / self.scale) @ self.weight.astype(np.float64) + self.bias
+        )
 
 
 def read_probe(path: Path, *, digest: str | None = None) -> Probe:
-    """The probe in a file; ModelFileError when it is broken, hostile, of another format, or not the one `digest` names."""
+    """The probe in a file; ModelFileError when it is broken, hostile, of another format, or not the one `digest`
+    names."""
     header, tensors = read(path, PROBE, {}, digest=digest)
     with blaming(path, PROBE):
         return _probe(header, tensors, digest_bytes(path.read_bytes()))
@@ -139,9 +142,7 @@ def broken(path: Path, format: str, got: str) -> ModelFileError:
 
 def thresholds(value: Mapping[str, Any]) -> dict[str, Threshold]:
     """Thresholds by language from a header."""
-    return {
-        str(k): Threshold(value=number(t["value"]), fpr=number(t["fpr"]), n=int(t["n"])) for k, t in value.items()
-    }
+    return {str(k): Threshold(value=number(t["value"]), fpr=number(t["fpr"]), n=int(t["n"])) for k, t in value.items()}
 
 
 def number(value: Any) -> float:

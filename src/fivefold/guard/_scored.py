@@ -48,7 +48,8 @@ def judge(
     exchange: Exchange,
     assume: str | None = None,
 ) -> Verdict:
-    """Block when any view reaches a threshold of a language it holds; abstain when no view holds a measured language."""
+    """Block when any view reaches a threshold of a language it holds; abstain when no view holds a measured
+    language."""
     judged = [
         _Judged(view=s.view, score=s.score, threshold=thresholds[language], language=language)
         for s in scored

@@ -1,7 +1,7 @@
 """Training prompts in disguise: a frame around a request, or noise in its letters, for harmful and benign ones alike.
 
-A guard that saw only bare requests learns that a frame is harm: benign requests in a role-play frame are then its worst false
-alarms. Both kinds get the same frames at the same rate, so a frame says nothing.
+A guard that saw only bare requests learns that a frame is harm: benign requests in a role-play frame are then its worst
+false alarms. Both kinds get the same frames at the same rate, so a frame says nothing.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def frames(language: str) -> dict[str, str]:
 def framed(cases: Sequence[Case], *, copies: int = 1, noise: float = 0.15) -> list[Case]:
     """`copies` variants of every case, each in a frame; a share `noise` of them with noisy letters instead.
 
-    A variant keeps its behaviour, so it stays in the split of the request it is made from. Which frame a case gets follows from
-    its behaviour and language alone: a harmful request and its look-alike get the same one.
+    A variant keeps its behaviour, so it stays in the split of the request it is made from. Which frame a case gets
+    follows from its behaviour and language alone: a harmful request and its look-alike get the same one.
     """
     made = []
     for case in cases:
@@ -50,8 +50,8 @@ def framed(cases: Sequence[Case], *, copies: int = 1, noise: float = 0.15) -> li
 def training_extras(
     harmful: Sequence[Case], benign: Sequence[Case], *, everyday: Sequence[Case] = (), copies: int = 1
 ) -> tuple[list[Case], list[Case]]:
-    """(harmful, benign) prompts that a probe learns from besides the suites' own: framed variants of the train and dev prompts,
-    the guard's training requests, everyday prompts."""
+    """(harmful, benign) prompts that a probe learns from besides the suites' own: framed variants of the train and dev
+    prompts, the guard's training requests, everyday prompts."""
     own, seen = training_requests(), [[c for c in side if c.split != "test"] for side in (harmful, benign)]
     return [*framed(seen[0], copies=copies), *own[0]], [*framed(seen[1], copies=copies), *own[1], *everyday]
 

@@ -1,7 +1,7 @@
 """How good a guard is on labelled exchanges: ranking, its operating point, what it costs, by language, with intervals.
 
-An exchange on which a guard abstains is unscored and one on which it errs is errored: neither is an "allow". Requests of one
-behaviour (look-alikes, translations) are clustered in the AUROC.
+An exchange on which a guard abstains is unscored and one on which it errs is errored: neither is an "allow". Requests
+of one behaviour (look-alikes, translations) are clustered in the AUROC.
 """
 
 from __future__ import annotations

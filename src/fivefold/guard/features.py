@@ -1,7 +1,7 @@
 """What a text classifier sees of a text: character n-grams as hashed counts, and concepts. numpy only.
 
-Character n-grams need no tokenizer and serve every script; the concepts of `data/lexicon.yaml` carry what is learnt in one
-language to the others.
+Character n-grams need no tokenizer and serve every script; the concepts of `data/lexicon.yaml` carry what is learnt in
+one language to the others.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def _occurs(concept: Concept, clean: str, words: str) -> bool:
 
 @cache
 def lexicon() -> dict[str, Concept]:
-    """Concept by name. English stems begin a word; Korean and Japanese ones stand anywhere; `a+b` is a, then b soon after."""
+    """Concept by name. English stems begin a word; Korean and Japanese ones stand anywhere; `a+b` is a, then b soon
+    after."""
     return {name: _concept(stems) for name, stems in yaml.safe_load(_lexicon_bytes()).items()}
 
 
@@ -107,7 +108,8 @@ def _concept(stems: dict[str, str]) -> Concept:
     return Concept(
         starts=tuple(f" {_GAPS.sub(' ', s)}" for s in english if "+" not in s),
         anywhere=tuple(s for s in others if "+" not in s),
-        patterns=tuple(_sequence(s, r"\b") for s in english if "+" in s) + tuple(_sequence(s, "") for s in others if "+" in s),
+        patterns=tuple(_sequence(s, r"\b") for s in english if "+" in s)
+        + tuple(_sequence(s, "") for s in others if "+" in s),
     )
 
 

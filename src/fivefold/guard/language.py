@@ -1,8 +1,8 @@
 """Which languages a text holds, so that a guard abstains where it has no measured threshold instead of guessing.
 
-A guard's threshold means something only for the languages it was set on. Script tells Korean and Japanese apart from the rest;
-among languages in Latin script, function words do. A single sentence in a measured language is enough for a guard to judge the
-whole, so that a foreign sentence put in front does not make it look away.
+A guard's threshold means something only for the languages it was set on. Script tells Korean and Japanese apart from
+the rest; among languages in Latin script, function words do. A single sentence in a measured language is enough for a
+guard to judge the whole, so that a foreign sentence put in front does not make it look away.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ _LEXICON = {language: frozenset(words.split()) for language, words in _FUNCTION_
 
 
 def languages_in(text: str) -> frozenset[str]:
-    """Codes of the languages that the whole or a sentence of the text is written in; `und` for scripts not known here."""
+    """Codes of the languages that the whole or a sentence of the text is written in; `und` for scripts not known
+    here."""
     parts = [text, *(s for s in _SENTENCE.split(text) if len(s.split()) >= 3 or len(s) >= 12)]
     return frozenset(language_of_part(part) for part in parts)
 
 
 def language_of_part(text: str) -> str:
-    """The language of one stretch of text: by script, and in Latin script by function words (English when none decides)."""
+    """The language of one stretch of text: by script, and in Latin script by function words (English when none
+    decides)."""
     n = scripts(text)
     cjk = {"ko": n["hangul"], "ja": n["kana"] + (n["han"] if n["kana"] else 0), "zh": 0 if n["kana"] else n["han"]}
     best = max(cjk, key=lambda k: cjk[k])

@@ -1,8 +1,8 @@
 """Views of a text with disguises taken off, so that a guard judges what a model would understand.
 
 An adaptive attacker writes a refused request in base64, rot13, leetspeak, spaced letters, or with invisible characters.
-Each decoder here proposes what it found; a guard scores every view and keeps the worst. Decoders are linear in the text and
-propose nothing for ordinary prose: a view that is gibberish would only add false alarms.
+Each decoder here proposes what it found; a guard scores every view and keeps the worst. Decoders are linear in the text
+and propose nothing for ordinary prose: a view that is gibberish would only add false alarms.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ _SPACED = re.compile(r"(?<!\w)(?:\w[ .\-_*]){4,}\w(?!\w)")
 _LEET_WORD = re.compile(r"(?=[\w@$!]*[A-Za-z])(?=[\w@$!]*[0134578@$!])[\w@$!]{3,}")
 
 _COMMON = frozenset(
-    "the a an to of and in is it you that for on with how do i what can me my make are this be at from your write give "
-    "tell show explain someone without get have not as or if about so please help people into need want which".split()
+    (
+        "the a an to of and in is it you that for on with how do i what can me my make are this be at from your write "
+        "give tell show explain someone without get have not as or if about so please help people into need want which"
+    ).split()
 )
 
 
@@ -70,8 +72,8 @@ def clip(text: str) -> str:
 
 
 def clean_unicode(text: str) -> str:
-    """NFKC, invisible and direction characters dropped, tag characters read as the ASCII they hide, look-alike Greek and
-    Cyrillic letters inside Latin words made Latin."""
+    """NFKC, invisible and direction characters dropped, tag characters read as the ASCII they hide, look-alike Greek
+    and Cyrillic letters inside Latin words made Latin."""
     shown = "".join(_shown(c) for c in text)
     return _WORD.sub(lambda m: _latin(m[0]), unicodedata.normalize("NFKC", shown))
 

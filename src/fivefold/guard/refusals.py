@@ -1,4 +1,6 @@
-"""What a blocked request is answered with: one of several short refusals in its own language, the same one every time."""
+"""What a blocked request is answered with: one of several short refusals in its own language, the same one every
+time.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ SUITE = "guard-requests"
 
 @cache
 def training_requests() -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """(harmful, benign) cases of `data/requests.yaml`. All belong to the train split, and no suite holds their behaviours."""
+    """(harmful, benign) cases of `data/requests.yaml`. All belong to the train split, and no suite holds their
+    behaviours."""
     rows = yaml.safe_load((files("fivefold.guard") / "data" / "requests.yaml").read_text(encoding="utf-8"))
     return tuple(_case(r, "harm", k) for r in rows for k in r["harm"]), tuple(
         _case(r, "benign", k) for r in rows for k in r["benign"]

@@ -1,8 +1,9 @@
 """Guards in order, with one policy for what they say, and a model that lives behind them.
 
-`GuardStack` asks each guard in turn, keeps every verdict with what it cost, and fails closed: a guard that raises, answers
-nothing or answers for another number of exchanges has said `error`, and an error blocks unless the policy says otherwise.
-`GuardedModel` satisfies the `Model` protocol, so whoever evaluates or attacks it need not know that guards stand before it.
+`GuardStack` asks each guard in turn, keeps every verdict with what it cost, and fails closed: a guard that raises,
+answers nothing or answers for another number of exchanges has said `error`, and an error blocks unless the policy says
+otherwise. `GuardedModel` satisfies the `Model` protocol, so whoever evaluates or attacks it need not know that guards
+stand before it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fivefold.guard.protocol import Guard
 from fivefold.guard.refusals import refusal
 from fivefold.guard.texts import new_message, with_text
 from fivefold.runtime.protocol import Capability, Context, Model, OnDone, Request
-from fivefold.types import Completion, Exchange, Likelihood, Message, Stage, Verdict, digest, plain
+from fivefold.types import Completion, Exchange, Likelihood, Stage, Verdict, digest, plain
 
 Final: TypeAlias = Literal["allow", "block", "redact"]
 ACTIONS = frozenset({"allow", "block", "redact", "abstain", "error"})
@@ -132,13 +133,15 @@ class _State:
             return StackVerdict(action="block", verdicts=said, reason="every guard abstained")
         if self.replacement is not None:
             who = ", ".join(t.verdict.guard for t in said if t.verdict.action == "redact")
-            return StackVerdict(action="redact", verdicts=said, reason=f"redacted by {who}", replacement=self.replacement)
+            return StackVerdict(
+                action="redact", verdicts=said, reason=f"redacted by {who}", replacement=self.replacement
+            )
         return StackVerdict(action="allow", verdicts=said)
 
 
 def _ask(guard: Guard, exchanges: Sequence[Exchange]) -> list[Timed]:
-    """One timed verdict per exchange. When a batch fails, each exchange is asked alone, so that one bad exchange does not
-    decide for its neighbours."""
+    """One timed verdict per exchange. When a batch fails, each exchange is asked alone, so that one bad exchange does
+    not decide for its neighbours."""
     if not exchanges:
         return []
     started = time.perf_counter()
@@ -168,8 +171,8 @@ def _checked(guard: Guard, exchanges: Sequence[Exchange], verdicts: Any) -> list
 class GuardedModel:
     """A model behind guards. Blocked requests never reach it and are answered with a refusal in their own language.
 
-    The input stage sees the conversation (and the prefill, in the exchange's metadata), the `tool_result` stage what tools
-    returned, the output stage the whole answer including the prefill. Completions carry the decisions in
+    The input stage sees the conversation (and the prefill, in the exchange's metadata), the `tool_result` stage what
+    tools returned, the output stage the whole answer including the prefill. Completions carry the decisions in
     `metadata["guard"]`; a blocked one has stop reason `filtered`.
 
     `log_likelihood` passes through unguarded when the inner model has it: it measures what the model behind the guards
@@ -200,7 +203,8 @@ class GuardedModel:
         return [verdict for _, verdict in self._screen(requests)]
 
     def _screen(self, requests: Sequence[Request]) -> list[tuple[Request, StackVerdict]]:
-        """Each request as the model may see it, and the decision on it; all parts of all requests are checked at once."""
+        """Each request as the model may see it, and the decision on it; all parts of all requests are checked at
+        once."""
         parts = [part for index, request in enumerate(requests) for part in _parts(index, request)]
         decisions = self.stack.check([p.exchange for p in parts])
         screened = [(request, StackVerdict(action="allow", verdicts=())) for request in requests]
@@ -212,7 +216,8 @@ class GuardedModel:
         return screened
 
     def generate(self, requests: Sequence[Request], *, on_done: OnDone | None = None) -> list[Completion]:
-        """Answers in the order of the requests; all inputs are checked at once and only the allowed ones are generated."""
+        """Answers in the order of the requests; all inputs are checked at once and only the allowed ones are
+        generated."""
         results: dict[int, Completion] = {}
 
         def finish(index: int, completion: Completion) -> None:
@@ -247,7 +252,9 @@ class GuardedModel:
         if completion.error is not None:
             return replace(completion, model=self.fingerprint, metadata={**completion.metadata, "guard": said})
         answer = request.prefill + completion.text
-        exchange = Exchange(messages=request.messages, answer=answer, stage="output", metadata={"prefill": request.prefill})
+        exchange = Exchange(
+            messages=request.messages, answer=answer, stage="output", metadata={"prefill": request.prefill}
+        )
         (after,) = self.stack.check([exchange])
         said["output"] = after.to_json()
         if after.action == "block":

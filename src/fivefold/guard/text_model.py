@@ -1,8 +1,10 @@
-"""A text classifier as a file: TF-IDF weighted n-grams and concepts with logistic weights, read and run with numpy alone.
+"""A text classifier as a file: TF-IDF weighted n-grams and concepts with logistic weights, read and run with numpy
+alone.
 
 Format `fivefold-text/1`, safetensors:
 
-    metadata["fivefold"]   one JSON object: format, concept, dataset, languages, target_fpr, thresholds {language: {value, fpr,
+    metadata["fivefold"]   one JSON object: format, concept, dataset, languages, target_fpr, thresholds {language:
+    {value, fpr,
                            n}}, lexicon (digest of the concept lexicon that it was trained with), bias
     keys                   uint32 [V] hashes of the n-grams, ascending
     idf, weight            float32 [V]
@@ -90,8 +92,8 @@ class TextModel:
 
     @classmethod
     def load(cls, path: Path, *, digest: str | None = None) -> TextModel:
-        """Read a file; ModelFileError when it is broken, hostile, of another format, not the one that `digest` names, or
-        trained with another lexicon than the installed one."""
+        """Read a file; ModelFileError when it is broken, hostile, of another format, not the one that `digest` names,
+        or trained with another lexicon than the installed one."""
         header, tensors = _files.read(path, FORMAT, {"keys": np.uint32}, digest=digest)
         with _files.blaming(path, FORMAT):
             return _build(header, tensors)

@@ -41,7 +41,8 @@ def with_text(exchange: Exchange, text: str) -> Exchange:
 
 
 def with_new_message(messages: tuple[Message, ...], stage: Stage, text: str) -> tuple[Message, ...]:
-    """The conversation with the content of the message that is new at `stage` replaced; one is added if there is none."""
+    """The conversation with the content of the message that is new at `stage` replaced; one is added if there is
+    none."""
     at = new_message(messages, stage)
     if at is None:
         return (*messages, Message(role="user", content=text))

@@ -1,7 +1,9 @@
-"""Train the text guard: TF-IDF of n-grams and concepts with logistic regression, thresholds per language on held-out texts.
+"""Train the text guard: TF-IDF of n-grams and concepts with logistic regression, thresholds per language on held-out
+texts.
 
-Everything is decided on the train and dev splits: weights on train, thresholds on dev and out-of-fold train texts, so that no
-text sets a threshold by a model that has seen its behaviour. numpy and scipy; a few seconds for a thousand texts.
+Everything is decided on the train and dev splits: weights on train, thresholds on dev and out-of-fold train texts, so
+that no text sets a threshold by a model that has seen its behaviour. numpy and scipy; a few seconds for a thousand
+texts.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class TextTraining:
     def __post_init__(self) -> None:
         for name in ("target_fpr", "framed_fpr"):
             if not 0 < getattr(self, name) < 1:
-                raise UsageError(f"{name} is not a share", expected="between 0 and 1, say 0.05", got=getattr(self, name))
+                raise UsageError(
+                    f"{name} is not a share", expected="between 0 and 1, say 0.05", got=getattr(self, name)
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +67,14 @@ class Trained:
 
 
 def train_text(
-    harmful: Sequence[Case], benign: Sequence[Case], config: TextTraining | None = None, *, everyday: Sequence[Case] = ()
+    harmful: Sequence[Case],
+    benign: Sequence[Case],
+    config: TextTraining | None = None,
+    *,
+    everyday: Sequence[Case] = (),
 ) -> Trained:
-    """Train on the train split of both kinds, framed variants included; `everyday` are ordinary benign texts that have no
-    look-alike twin. Test cases may be among them: they are scored, and nothing else."""
+    """Train on the train split of both kinds, framed variants included; `everyday` are ordinary benign texts that have
+    no look-alike twin. Test cases may be among them: they are scored, and nothing else."""
     config = config or TextTraining()
     own = training_requests() if config.own_requests else ((), ())
     table = _Table([*harmful, *own[0]], [*benign, *own[1], *everyday], config)
@@ -92,13 +100,14 @@ def train_text(
 
 
 def thresholds(benign: Sequence[Case], scores: Array, target_fpr: float, framed_fpr: float) -> dict[str, Threshold]:
-    """Per language: the lowest score that at most `target_fpr` of the benign train and dev texts and at most `framed_fpr` of
-    those in a frame reach. `fpr` and `n` tell of the texts without a frame."""
+    """Per language: the lowest score that at most `target_fpr` of the benign train and dev texts and at most
+    `framed_fpr` of those in a frame reach. `fpr` and `n` tell of the texts without a frame."""
     found = {}
     for language in dict.fromkeys(c.language for c in benign):
         seen = [c.language == language and c.split != "test" for c in benign]
         bare, in_frame = (
-            scores[[s and (FRAMED in c.tags) == tagged for s, c in zip(seen, benign, strict=True)]] for tagged in (False, True)
+            scores[[s and (FRAMED in c.tags) == tagged for s, c in zip(seen, benign, strict=True)]]
+            for tagged in (False, True)
         )
         if bare.size:
             value = threshold_at_fpr(bare, target_fpr)

@@ -1,7 +1,7 @@
 """The text baseline beside every probe: character n-grams with logistic regression, no model.
 
-Topic words alone separate harmful prompts from ordinary ones almost perfectly, so a probe says something of the model only
-by what it adds to this.
+Topic words alone separate harmful prompts from ordinary ones almost perfectly, so a probe says something of the model
+only by what it adds to this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the probe methods share: fit on the train split, set thresholds on dev and out-of-fold prompts, judge on test."""
+"""What the probe methods share: fit on the train split, set thresholds on dev and out-of-fold prompts, judge on
+test.
+"""
 
 from __future__ import annotations
 
@@ -37,19 +39,23 @@ class Read:
     def __post_init__(self) -> None:
         for name in ("target_fpr", "framed_fpr"):
             if not 0 < getattr(self, name) < 1:
-                raise UsageError(f"{name} is not a share", expected="between 0 and 1, say 0.05", got=getattr(self, name))
+                raise UsageError(
+                    f"{name} is not a share", expected="between 0 and 1, say 0.05", got=getattr(self, name)
+                )
 
 
 def held_out_scores(x: NDArray[np.float32], prompts: Prompts, fit: Fit, folds: int = FOLDS) -> tuple[Linear, Array]:
-    """The read-out fitted on the train split, and a score for every row [N] by a read-out that has not seen its behaviour:
-    out-of-fold for train rows, the final one for dev and test."""
+    """The read-out fitted on the train split, and a score for every row [N] by a read-out that has not seen its
+    behaviour: out-of-fold for train rows, the final one for dev and test."""
     train, fold = prompts.of_split("train"), prompts.folds(folds)
     final = fit(x[train].astype(np.float64), prompts.positive[train])
     scores = final.score(x)
     for k in np.unique(fold[train]):
         seen = train & (fold != k)
         if prompts.positive[seen].any() and not prompts.positive[seen].all():
-            scores[train & (fold == k)] = fit(x[seen].astype(np.float64), prompts.positive[seen]).score(x[train & (fold == k)])
+            scores[train & (fold == k)] = fit(x[seen].astype(np.float64), prompts.positive[seen]).score(
+                x[train & (fold == k)]
+            )
     return final, scores
 
 
@@ -78,8 +84,8 @@ def separations(scores: Array, prompts: Prompts, split: str) -> dict[str, Separa
 
 
 def thresholds(scores: Array, prompts: Prompts, read: Read, framed: Framed | None = None) -> dict[str, Threshold]:
-    """Per language: the lowest score that at most `target_fpr` of the benign dev and out-of-fold train prompts reach, and at
-    most `framed_fpr` of their framed variants. `fpr` and `n` tell of the bare prompts."""
+    """Per language: the lowest score that at most `target_fpr` of the benign dev and out-of-fold train prompts reach,
+    and at most `framed_fpr` of their framed variants. `fpr` and `n` tell of the bare prompts."""
     found = {}
     for language in prompts.languages:
         benign = _seen_benign(scores, prompts, language)

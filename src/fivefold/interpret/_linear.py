@@ -50,14 +50,12 @@ def logistic_fit(ridge: float) -> Fit:
     return lambda x, positive: fit_logistic(x, positive, strength=ridge * len(x), tolerance=1e-5)
 
 
-def fit_logistic(
-    x: Array, y: Mask, *, strength: float, tolerance: float = 1e-6
-) -> Linear:
+def fit_logistic(x: Array, y: Mask, *, strength: float, tolerance: float = 1e-6) -> Linear:
     """Minimise  sum_i log(1 + exp(-y_i f(x_i))) + strength/2 |weight|²  with f linear in the standardised x [N, D].
 
     The bias is not penalised. When D > N the problem is solved in the span of the rows, where its solution lies (the
-    penalty does not change under rotation). Raises DataError for one class only, TrainingError when Newton's method does
-    not converge.
+    penalty does not change under rotation). Raises DataError for one class only, TrainingError when Newton's method
+    does not converge.
     """
     if y.all() or not y.any():
         raise DataError("a probe needs both kinds of prompt", expected="harmful and benign", got="one kind only")
@@ -88,9 +86,7 @@ def _newton(z: Array, y: Mask, strength: float, tolerance: float) -> Array:
     raise TrainingError("logistic regression did not converge in 100 Newton steps", next_step="raise the penalty")
 
 
-def _line_search(
-    a: Array, y: Mask, penalty: Array, theta: Array, step: Array, slope: float
-) -> Array:
+def _line_search(a: Array, y: Mask, penalty: Array, theta: Array, step: Array, slope: float) -> Array:
     """Halve the step until the loss falls enough (Armijo)."""
     start, size = _loss(a, y, penalty, theta), 1.0
     while size > 1e-6 and _loss(a, y, penalty, theta - size * step) > start - 1e-4 * size * slope:

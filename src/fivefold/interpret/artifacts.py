@@ -1,11 +1,13 @@
-"""Probes and directions as files: what was learnt, from which model and prompts, how well it does, where its thresholds lie.
+"""Probes and directions as files: what was learnt, from which model and prompts, how well it does, where its thresholds
+lie.
 
-The file is safetensors, so reading it runs no code. It is the contract with whoever loads a probe elsewhere (`guard` has a
-reader of its own). Format `fivefold-probe/1`:
+The file is safetensors, so reading it runs no code. It is the contract with whoever loads a probe elsewhere (`guard`
+has a reader of its own). Format `fivefold-probe/1`:
 
-    metadata["fivefold"]   one JSON object: format, concept, method, layer, position, languages, model, model_name, dataset,
-                           target_fpr, thresholds {language: {value, fpr, n}}, auroc {slice: {estimate, low, high, level,
-                           n_positive, n_negative}}
+    metadata["fivefold"]   one JSON object: format, concept, method, layer, position, languages, model, model_name,
+    dataset,
+                           target_fpr, thresholds {language: {value, fpr, n}}, auroc {slice: {estimate, low, high,
+                           level, n_positive, n_negative}}
     weight, mean, scale    float32 [D]
     bias                   float32 [1]
     positive/LANGUAGE      float32 [n]  sorted scores of held-out positive prompts (for percentiles)
@@ -13,9 +15,10 @@ reader of its own). Format `fivefold-probe/1`:
 
     score(x) = ((x - mean) / scale) · weight + bias
 
-x is the residual stream after decoder layer `layer` (0-based) at `position` of the conversation as the chat template renders
-it up to where the assistant speaks. A prompt of language l is flagged when its score reaches thresholds[l].value. For a
-direction (`method` difference_of_means) `weight` has unit length and `scale` is 1, so the score is a length along it.
+x is the residual stream after decoder layer `layer` (0-based) at `position` of the conversation as the chat template
+renders it up to where the assistant speaks. A prompt of language l is flagged when its score reaches
+thresholds[l].value. For a direction (`method` difference_of_means) `weight` has unit length and `scale` is 1, so the
+score is a length along it.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ _SCORES = ("positive", "negative")
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """Score from which a prompt is flagged; `fpr` is the share of the `n` benign prompts it was chosen on that reach it."""
+    """Score from which a prompt is flagged; `fpr` is the share of the `n` benign prompts it was chosen on that reach
+    it."""
 
     value: float
     fpr: float
@@ -63,7 +67,8 @@ class Separation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeArtifact:
-    """A linear read-out of one concept at one place in one model. A direction is the same thing without standardisation.
+    """A linear read-out of one concept at one place in one model. A direction is the same thing without
+    standardisation.
 
     Two artifacts are equal when their bytes are (`digest`).
     """
@@ -166,7 +171,8 @@ class ProbeArtifact:
 
     @classmethod
     def load(cls, path: Path, *, digest: str | None = None) -> ProbeArtifact:
-        """Read a file; ModelFileError when it is broken, hostile, of another format, or not the one that `digest` names."""
+        """Read a file; ModelFileError when it is broken, hostile, of another format, or not the one that `digest`
+        names."""
         return cls.from_bytes(_read(path), digest=digest, where=str(path))
 
     @classmethod

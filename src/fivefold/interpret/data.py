@@ -62,7 +62,10 @@ class Prompts:
     @property
     def digest(self) -> str:
         """SHA-256 over ids, conversations and labels."""
-        rows = [[c.id, [[m.role, m.content] for m in c.messages], bool(p)] for c, p in zip(self.cases, self.positive, strict=True)]
+        rows = [
+            [c.id, [[m.role, m.content] for m in c.messages], bool(p)]
+            for c, p in zip(self.cases, self.positive, strict=True)
+        ]
         return digest(rows)
 
     def check(self, *splits: str) -> None:
@@ -79,17 +82,23 @@ class Prompts:
                 )
 
 
-def collect(model: WhiteBox, cases: Sequence[Case], *, layers: Sequence[int], position: Position, for_: str) -> NDArray[np.float32]:
+def collect(
+    model: WhiteBox, cases: Sequence[Case], *, layers: Sequence[int], position: Position, for_: str
+) -> NDArray[np.float32]:
     """Residual stream [N, len(layers), D] at `position` of each case's conversation, all layers in one forward pass.
 
-    The first token of a context is refused: its norm is that of an attention sink, a hundred times all others, and carries
-    nothing of the prompt.
+    The first token of a context is refused: its norm is that of an attention sink, a hundred times all others, and
+    carries nothing of the prompt.
     """
     require(model, Capability.ACTIVATIONS, for_=for_)
     if position == 0:
-        raise UsageError("position 0 is an attention sink and says nothing of the prompt", expected="last, mean or another token")
+        raise UsageError(
+            "position 0 is an attention sink and says nothing of the prompt", expected="last, mean or another token"
+        )
     wrong = [layer for layer in layers if not 0 <= layer < model.n_layers]
     if wrong or not layers:
         raise UsageError("no such decoder layer", expected=f"0 … {model.n_layers - 1}", got=list(layers))
     contexts = [c.messages for c in cases]
-    return np.asarray(model.activations(contexts, layers=list(layers), position=position).cpu().numpy(), dtype=np.float32)
+    return np.asarray(
+        model.activations(contexts, layers=list(layers), position=position).cpu().numpy(), dtype=np.float32
+    )

@@ -1,8 +1,9 @@
 """Ranking with dependent cases, and thresholds for a false-positive rate.
 
-Requests that share a behaviour (a request, its look-alike, its translations) are not independent, so an AUROC over them needs
-clusters. Source: Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53 (1997): DeLong's structural
-components, summed within clusters. Deviation: the interval is formed on the logit scale, so that it stays inside (0, 1).
+Requests that share a behaviour (a request, its look-alike, its translations) are not independent, so an AUROC over them
+needs clusters. Source: Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53 (1997): DeLong's
+structural components, summed within clusters. Deviation: the interval is formed on the logit scale, so that it stays
+inside (0, 1).
 """
 
 from __future__ import annotations

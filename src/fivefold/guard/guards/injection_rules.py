@@ -1,8 +1,8 @@
 """Instructions hidden in documents, mails and tool results: rules on single sentences, in English, Korean and Japanese.
 
-One sentence of a long document carries the attack, so each is judged alone (whole documents dilute it). Text alone cannot tell
-every order to the model from an order that belongs to the document; provenance has to do the rest. What is found is taken out
-of the text (default), or the exchange is blocked.
+One sentence of a long document carries the attack, so each is judged alone (whole documents dilute it). Text alone
+cannot tell every order to the model from an order that belongs to the document; provenance has to do the rest. What is
+found is taken out of the text (default), or the exchange is blocked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import yaml
 
@@ -54,10 +54,14 @@ class InjectionRules:
         if not found and not hidden:
             return Verdict(action="allow", guard=self.name, score=score)
         names = ", ".join(sorted({k for kinds in found.values() for k in kinds} | hidden))
-        fields: dict[str, Any] = {"guard": self.name, "reason": f"instruction in the text: {names}", "score": score}
-        if self.reaction == "block" or not found:
-            return Verdict(action="block", **fields)
-        return Verdict(action="redact", replacement=without(text, found), **fields)
+        block = self.reaction == "block" or not found
+        return Verdict(
+            action="block" if block else "redact",
+            guard=self.name,
+            reason=f"instruction in the text: {names}",
+            score=score,
+            replacement=None if block else without(text, list(found)),
+        )
 
 
 def sentences(text: str) -> list[str]:
@@ -71,7 +75,7 @@ def matched(sentence: str) -> list[str]:
     return [kind for kind, pattern in rules().items() if pattern.search(sentence)]
 
 
-def without(text: str, found: Sequence[str] | dict[str, list[str]]) -> str:
+def without(text: str, found: Sequence[str]) -> str:
     """The text with these sentences replaced by a mark."""
     for sentence in found:
         text = text.replace(sentence, REMOVED)

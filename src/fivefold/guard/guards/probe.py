@@ -1,8 +1,8 @@
 """Harmful requests by what a model makes of them: a linear probe on its residual stream.
 
-The probe is an artifact of `fivefold interpret` and reads the model that it was trained on; run on the protected model's own
-base it costs part of the prompt's forward pass. Reads every view of the prompt and keeps the worst; abstains where the
-artifact has no measured threshold.
+The probe is an artifact of `fivefold interpret` and reads the model that it was trained on; run on the protected
+model's own base it costs part of the prompt's forward pass. Reads every view of the prompt and keeps the worst;
+abstains where the artifact has no measured threshold.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def guard(
     any_model: bool = False,
     name: str = "probe",
 ) -> ProbeGuard:
-    """`artifact`: a probe file (checked against `digest` if given). `model`: the open model that it reads. `languages`: those to
-    judge (None: all with a threshold). `assume`: the language whose threshold serves for languages without one (None: abstain).
-    `any_model`: read a model that the probe was not trained on."""
+    """`artifact`: a probe file (checked against `digest` if given). `model`: the open model that it reads. `languages`:
+    those to judge (None: all with a threshold). `assume`: the language whose threshold serves for languages without one
+    (None: abstain). `any_model`: read a model that the probe was not trained on."""
     probe = read_probe(Path(artifact), digest=digest)
     return ProbeGuard(probe, model, languages=languages, assume=assume, any_model=any_model, name=name)

@@ -1,8 +1,9 @@
-"""Secrets and exfiltration in answers: named secrets, words that a system prompt calls secret, keys, links that carry data.
+"""Secrets and exfiltration in answers: named secrets, words that a system prompt calls secret, keys, links that carry
+data.
 
-A secret counts as leaked however it is written: in other case, spelled with dashes, backwards, in base64 or hexadecimal. Keys are
-recognised by form and, where the form has one, by checksum. Images and links are where injected text sends data to: an answer
-that makes a browser fetch a foreign address with data in it leaks without a click.
+A secret counts as leaked however it is written: in other case, spelled with dashes, backwards, in base64 or
+hexadecimal. Keys are recognised by form and, where the form has one, by checksum. Images and links are where injected
+text sends data to: an answer that makes a browser fetch a foreign address with data in it leaks without a click.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from fivefold.guard.normalise import View, views
@@ -83,10 +84,14 @@ class SecretsGuard:
         if not found:
             return Verdict(action="allow", guard=self.name, score=0.0)
         reason = "leaks " + ", ".join(sorted(set(found)))
-        fields: dict[str, Any] = {"guard": self.name, "reason": reason, "score": float(len(found))}
-        if self.reaction == "block" or text in ("", answer):
-            return Verdict(action="block", **fields)
-        return Verdict(action="redact", replacement=text, **fields)
+        block = self.reaction == "block" or text in ("", answer)
+        return Verdict(
+            action="block" if block else "redact",
+            guard=self.name,
+            reason=reason,
+            score=float(len(found)),
+            replacement=None if block else text,
+        )
 
     def _known(self, exchange: Exchange) -> list[tuple[str, str]]:
         own = [("a named secret", s) for s in self.secrets]
@@ -112,8 +117,8 @@ class SecretsGuard:
 
 
 def system_secrets(exchange: Exchange) -> list[str]:
-    """Words of the system prompt that look like a password, in a sentence that speaks of secrecy or next to one, and that the
-    user has not said."""
+    """Words of the system prompt that look like a password, in a sentence that speaks of secrecy or next to one, and
+    that the user has not said."""
     said = _bare(" ".join(m.content for m in exchange.messages if m.role == "user"))
     found = []
     for message in exchange.messages:
@@ -223,6 +228,7 @@ def guard(
     allow_hosts: Sequence[str] = (),
     reaction: Reaction = "redact",
 ) -> SecretsGuard:
-    """`secrets`: strings that must not leave. `protect_system`: also what the system prompt calls secret, and long quotes of it.
-    `allow_hosts`: hosts that links may carry data to. `reaction`: take leaks out, or refuse the answer."""
+    """`secrets`: strings that must not leave. `protect_system`: also what the system prompt calls secret, and long
+    quotes of it. `allow_hosts`: hosts that links may carry data to. `reaction`: take leaks out, or refuse the
+    answer."""
     return SecretsGuard(secrets, protect_system=protect_system, allow_hosts=allow_hosts, reaction=reaction)

@@ -1,7 +1,7 @@
 """Harmful requests by their wording: a trained classifier of n-grams and concepts, without a model.
 
-Reads every view of the text (disguises taken off) and keeps the worst, judged by the threshold of a language that the text
-holds. Abstains where it has no measured threshold. About a millisecond a text.
+Reads every view of the text (disguises taken off) and keeps the worst, judged by the threshold of a language that the
+text holds. Abstains where it has no measured threshold. About a millisecond a text.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def guard(
     assume: str | None = None,
     name: str = "text",
 ) -> TextGuard:
-    """`artifact`: a file of `fivefold guard train` (checked against `digest` if given) or a model. `languages`: those to judge
-    (None: all with a threshold). `assume`: the language whose threshold serves for languages without one (None: abstain)."""
+    """`artifact`: a file of `fivefold guard train` (checked against `digest` if given) or a model. `languages`: those
+    to judge (None: all with a threshold). `assume`: the language whose threshold serves for languages without one
+    (None: abstain)."""
     model = artifact if isinstance(artifact, TextModel) else TextModel.load(Path(artifact), digest=digest)
     return TextGuard(model, languages=languages, stages=stages, assume=assume, name=name)

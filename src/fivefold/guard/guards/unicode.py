@@ -1,14 +1,14 @@
-"""Invisible and look-alike characters: zero-width, direction marks, tag characters, Greek or Cyrillic letters in Latin words.
+"""Invisible and look-alike characters: zero-width, direction marks, tag characters, Greek or Cyrillic letters in Latin
+words.
 
-They carry hidden instructions (tag characters, Boucher et al. 2021, "Bad characters", arXiv 2106.09898) or hide words from
-filters. Text with a few of them is handed on clean; text that hides readable ASCII in tag characters is blocked.
+They carry hidden instructions (tag characters, Boucher et al. 2021, "Bad characters", arXiv 2106.09898) or hide words
+from filters. Text with a few of them is handed on clean; text that hides readable ASCII in tag characters is blocked.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 from fivefold.guard.normalise import clean_unicode, hidden_characters, mixed_script_words
 from fivefold.guard.texts import text_of
@@ -56,15 +56,15 @@ class UnicodeGuard:
         if not found:
             return Verdict(action="allow", guard=self.name, score=0.0)
         reason = ", ".join(f"{n} {kind}" for kind, n in found.items())
-        fields: dict[str, Any] = {
-            "guard": self.name,
-            "reason": reason,
-            "score": float(sum(found.values())),
-            "metadata": dict(found),
-        }
-        if self.block & set(found):
-            return Verdict(action="block", **fields)
-        return Verdict(action="redact", replacement=clean_unicode(text), **fields)
+        block = bool(self.block & set(found))
+        return Verdict(
+            action="block" if block else "redact",
+            guard=self.name,
+            reason=reason,
+            score=float(sum(found.values())),
+            replacement=None if block else clean_unicode(text),
+            metadata=dict(found),
+        )
 
 
 def _joins(text: str) -> bool:

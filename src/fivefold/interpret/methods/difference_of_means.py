@@ -1,9 +1,9 @@
 """A concept's direction as the difference between the mean activations of two kinds of prompt.
 
-Source: Arditi et al. 2024, "Refusal in language models is mediated by a single direction" (arXiv 2406.11717, section 2.3);
-also Zou et al. 2023, "Representation engineering" (arXiv 2310.01405). Deviation: the direction is chosen by how well it
-separates held-out prompts (`layer_sweep`), not by its effect on refusals, since the effect is measured apart (`cause`).
-Cost: one forward pass per prompt up to the layer.
+Source: Arditi et al. 2024, "Refusal in language models is mediated by a single direction" (arXiv 2406.11717, section
+2.3); also Zou et al. 2023, "Representation engineering" (arXiv 2310.01405). Deviation: the direction is chosen by how
+well it separates held-out prompts (`layer_sweep`), not by its effect on refusals, since the effect is measured apart
+(`cause`). Cost: one forward pass per prompt up to the layer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class DifferenceOfMeans:
 
     def fit(self, model: WhiteBox, positive: Sequence[Case], negative: Sequence[Case]) -> ProbeArtifact:
         """The direction with thresholds and held-out scores."""
-        return train_one(model, positive, negative, read=self.read, concept=self.concept, method=self.name, fit=fit_difference)
+        return train_one(
+            model, positive, negative, read=self.read, concept=self.concept, method=self.name, fit=fit_difference
+        )
 
     def run(self, model: WhiteBox, positive: Sequence[Case], negative: Sequence[Case] = ()) -> MethodResult:
         """The direction as an artifact, with its AUROCs as measurements."""

@@ -3,8 +3,8 @@
 For every layer a difference of means and a linear probe are fitted on the train split. The layer is chosen on dev and
 out-of-fold train prompts, and only then is the test split looked at. Negatives should be look-alikes of the positives
 (`core-benign` for `core-harms`): against ordinary prompts a classifier of words alone is nearly perfect.
-Source: probing layer by layer, Alain & Bengio 2016 (arXiv 1610.01644).
-Cost: one forward pass per prompt up to the deepest layer, all layers read at once; then a few seconds of linear algebra.
+Cost: one forward pass per prompt up to the deepest layer, all layers read at once; then a few seconds of linear
+algebra.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ BASELINE = "text_baseline"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow:
-    """One method at one layer (None: the text baseline): how well it separates the prompts of each language and of `all`."""
+    """One method at one layer (None: the text baseline): how well it separates the prompts of each language and of
+    `all`."""
 
     method: str
     layer: int | None
@@ -91,12 +92,12 @@ def layer_sweep(
     ridge: float = 0.1,
     extra: tuple[Sequence[Case], Sequence[Case]] = ((), ()),
 ) -> SweepResult:
-    """Sweep `layers` (None: all in the first two thirds of the depth, where a prompt's meaning is read best and the forward
-    pass stops early). Splits follow each case's behaviour; DataError when one has too few prompts of a kind.
+    """Sweep `layers` (None: all in the first two thirds of the depth, where a prompt's meaning is read best and the
+    forward pass stops early). Splits follow each case's behaviour; DataError when one has too few prompts of a kind.
 
-    `extra` are more (harmful, benign) prompts that the final probe learns from, read at the chosen layer alone: framed variants
-    of the prompts, other requests, everyday ones. They enter no AUROC; those that share a behaviour with `benign` also count
-    in the threshold.
+    `extra` are more (harmful, benign) prompts that the final probe learns from, read at the chosen layer alone: framed
+    variants of the prompts, other requests, everyday ones. They enter no AUROC; those that share a behaviour with
+    `benign` also count in the threshold.
     """
     read = Read(
         position=position,
@@ -120,8 +121,8 @@ def layer_sweep(
     direction, _ = final.train(
         "difference_of_means", best["difference_of_means"], at["difference_of_means"], fit_difference
     )
-    more_harmful, more_benign = ([c for c in side if c.split != "test"] for side in extra)
-    more = Prompts.of(more_harmful, more_benign, prompts.languages)
+    positive, negative = ([c for c in side if c.split != "test"] for side in extra)
+    more = Prompts.of(positive, negative, prompts.languages)
     probe, scores = final.train("linear_probe", best["linear_probe"], at["linear_probe"], fits["linear_probe"], more)
     by_id = {c.id: float(s) for c, s in zip(prompts.cases, scores, strict=True)}
     return SweepResult(concept=concept, rows=tuple(rows), probe=probe, direction=direction, scores=by_id)
@@ -139,7 +140,8 @@ class _Final:
     def train(
         self, name: str, layer: int, x: NDArray[np.float32], fit: Fit, more: Prompts | None = None
     ) -> tuple[ProbeArtifact, Array]:
-        """The artifact at one layer, and the held-out score of every prompt [N]; `more` prompts are learnt from besides."""
+        """The artifact at one layer, and the held-out score of every prompt [N]; `more` prompts are learnt from
+        besides."""
         n, framed, wide = len(self.prompts.cases), None, self.prompts
         if more is not None and more.cases:
             wide = self.prompts.and_(more)

@@ -1,9 +1,10 @@
-"""What the model would say if it stopped at each layer: the final norm and the unembedding applied to the residual stream.
+"""What the model would say if it stopped at each layer: the final norm and the unembedding applied to the residual
+stream.
 
-Source: nostalgebraist 2020, "interpreting GPT: the logit lens". The final norm is applied, as the model does. Early layers need
-not speak the vocabulary of the last one, so early predictions show the basis as much as the belief (Belrose et al. 2023, tuned
-lens, arXiv 2303.08112). The lens is checked against the model itself at the last layer before anything is reported.
-Cost: one forward pass per prompt.
+Source: nostalgebraist 2020, "interpreting GPT: the logit lens". The final norm is applied, as the model does. Early
+layers need not speak the vocabulary of the last one, so early predictions show the basis as much as the belief (Belrose
+et al. 2023, tuned lens, arXiv 2303.08112). The lens is checked against the model itself at the last layer before
+anything is reported. Cost: one forward pass per prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ TOLERANCE = 1e-2
 
 @dataclass(frozen=True, kw_only=True)
 class LensRow:
-    """One prompt at one layer: the likeliest next tokens with their probabilities, and KL(last layer ‖ this one) in nats."""
+    """One prompt at one layer: the likeliest next tokens with their probabilities, and KL(last layer ‖ this one) in
+    nats."""
 
     case: str
     layer: int
@@ -35,7 +37,9 @@ class LensRow:
     kl_to_last: float
 
 
-def logit_lens(model: WhiteBox, contexts: Sequence[Context], *, top: int = 5, names: Sequence[str] = ()) -> list[LensRow]:
+def logit_lens(
+    model: WhiteBox, contexts: Sequence[Context], *, top: int = 5, names: Sequence[str] = ()
+) -> list[LensRow]:
     """Rows for every context and layer, at the last token of the context."""
     require(model, Capability.ACTIVATIONS, for_="the logit lens")
     if not contexts:
