@@ -199,12 +199,13 @@ def _with_gradients(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Ten
     block reads its prefix and itself as one sequence of keys."""
     if plan.decode:
         raise UnsupportedAttention("gradients through the decode cache")
-    return torch.cat([_whole(plan, block, ask, query, key, value) for block in plan.blocks]).unsqueeze(0)
+    # one split in place of a slice a block: the gradient of a slice is as long as the row
+    sizes = [block.stop - block.start for block in plan.blocks]
+    parts = zip(plan.blocks, *(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
+    return torch.cat([_whole(plan, block, ask, q, k, v) for block, q, k, v in parts]).unsqueeze(0)
 
 
-def _whole(plan: Plan, block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    rows = slice(block.start, block.stop)
-    q, k, v = query[:, :, rows], key[:, :, rows], value[:, :, rows]
+def _whole(plan: Plan, block: Block, ask: Ask, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     _keep(plan, block, ask.layer, k, v)
     bias = _near_bias(block, ask.window, q.dtype, q.device)
     if block.prefix is not None:

@@ -1,8 +1,8 @@
 """Nothing that is tested is trained on: the check that runs before every patch.
 
 Two ways to leak: a case of the dev or test split among the training cases (its behaviour fixes its split, so this is
-exact), and a training prompt that is worded like a held-out one. The second is found by overlap of character 5-grams,
-which works in any language: Jaccard similarity of at least 0.7 counts as the same request. Source: the n-gram overlap
+exact), and a training prompt that is worded like a held-out one. The second is found by overlap of 5-grams of letters
+(spaces and punctuation left out), which works in any language: Jaccard similarity of at least 0.7 is the same request. Source: the n-gram overlap
 checks of Brown et al. 2020 (arXiv:2005.14165, appendix C), with characters in place of words.
 """
 
@@ -71,5 +71,5 @@ def overlaps(training: Sequence[Case], held_out: Sequence[Case], similar: float 
 
 
 def _shingles(text: str) -> frozenset[str]:
-    plain = " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    plain = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
     return frozenset(plain[i : i + SHINGLE] for i in range(max(1, len(plain) - SHINGLE + 1)))
