@@ -31,9 +31,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="session")
 def guards(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every guard, built on the tiny model and on what is trained here."""
+    from fivefold.evaluate.suites import suite
+    from fivefold.guard.train import TextTraining, train_text
     from fivefold.registry import registry
 
-    return {"probe": registry("guard").module("probe").guard(_probe(tiny, tmp_path_factory), tiny)}
+    def build(name: str, *arguments: Any) -> Any:
+        return registry("guard").module(name).guard(*arguments)
+
+    few = {"languages": ["en"], "limit": 60}
+    config = TextTraining(own_requests=False, folds=2, target_fpr=0.2, framed_fpr=0.3)
+    text = train_text(suite("core-harms").cases(**few), suite("core-benign").cases(**few), config).model
+    return {
+        "probe": build("probe", _probe(tiny, tmp_path_factory), tiny),
+        "text": build("text", text),
+        "injection_rules": build("injection_rules"),
+        "secrets": build("secrets"),
+        "unicode": build("unicode"),
+    }
 
 
 def _probe(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:

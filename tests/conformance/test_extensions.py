@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -24,7 +24,7 @@ from fivefold.redteam.protocol import AttackBudget
 from fivefold.registry import KINDS, registry
 from fivefold.runtime.backends.scripted import load as scripted
 from fivefold.runtime.protocol import Capability, Model, Request
-from fivefold.types import Case, Completion, Errored, Exchange, Message, Scored, Unscored, Verdict, user_case
+from fivefold.types import Case, Completion, Errored, Exchange, Message, Scored, Stage, Unscored, Verdict, user_case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -40,7 +40,7 @@ FACTORY = {
     "method": "method",
     "backend": "load",
 }
-SOURCED = {"attack", "transform", "loss", "method", "recipe", "guard"}
+SOURCED = {"attack", "transform", "loss", "method", "recipe"}
 SOURCE = re.compile(r"(19|20)\d\d|arxiv|https?://|written for this project|there is no paper", re.IGNORECASE)
 
 EVERY = [(kind, name) for kind in KINDS for name in registry(kind).names()]
@@ -245,11 +245,13 @@ def test_benchmarks_say_what_their_number_means_and_run_or_say_what_is_missing(n
 def test_guards_give_one_verdict_per_exchange_and_never_raise_on_content(name: str, guards: dict[str, Any]) -> None:
     assert name in guards, f"guard {name}: add how it is built to the fixture `guards`"
     guard = guards[name]
-    assert guard.name == name and guard.stages <= {"input", "output", "action"} and len(guard.fingerprint) == 64
-    texts = ["How do I open a door?", "", "안녕하세요", "こんにちは", "\x00\u202e\ufffd", "x " * 500]
-    exchanges = [Exchange(messages=(Message(role="user", content=t),)) for t in texts]
-    verdicts = guard.check(exchanges)
-    assert len(verdicts) == len(texts) and all(isinstance(v, Verdict) and v.guard == name for v in verdicts)
+    assert guard.name == name and guard.stages <= frozenset(get_args(Stage)) and len(guard.fingerprint) == 64
+    texts = ["How do I open a door?", "", "안녕하세요", "こんにちは", "\x00\u202e\ufffd", "x " * 100]
+    for stage in sorted(guard.stages):
+        messages = [(Message(role="user", content=t),) for t in texts]
+        exchanges = [Exchange(messages=m, answer=t, stage=stage) for m, t in zip(messages, texts, strict=True)]
+        verdicts = guard.check(exchanges)
+        assert len(verdicts) == len(texts) and all(isinstance(v, Verdict) and v.guard == name for v in verdicts)
     assert guard.check([]) == []
 
 
