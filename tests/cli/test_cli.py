@@ -28,7 +28,11 @@ def call(capsysbinary: Any, *argv: str) -> tuple[int, str, str]:
 
 
 def test_help_imports_neither_torch_nor_inspect() -> None:
-    code = "import sys; from fivefold.cli.app import run; run(['--help']); import fivefold; print([m for m in ('torch', 'inspect_ai', 'transformers', 'sqlalchemy') if m in sys.modules], file=sys.stderr)"
+    heavy = ("torch", "inspect_ai", "transformers", "sqlalchemy")
+    code = (
+        "import sys, fivefold; from fivefold.cli.app import run; run(['--help']);"
+        f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stderr.strip() == "[]"
     assert "evaluate" in done.stdout and "redteam" in done.stdout
@@ -38,7 +42,9 @@ def test_evaluate_prints_measurements_with_their_counts(capsysbinary: Any) -> No
     argv = ("evaluate", "core-harms", "--model", "scripted:refuse", "--limit", "6", "--language", "en", "--json")
     code, out, _ = call(capsysbinary, *argv)
     body = json.loads(out)
-    first = next(m for m in body["measurements"] if m["metric"] == "harmful_compliance" and m["slice"] == {"language": "en"})
+    first = next(
+        m for m in body["measurements"] if m["metric"] == "harmful_compliance" and m["slice"] == {"language": "en"}
+    )
     assert code == 0 and first["estimate"] == 0.0 and first["high"] > 0.3 and first["n_scored"] == 6
     assert {"n_unscored", "n_errored", "dataset", "judge", "code", "safer", "unit", "level", "run", "id"} <= set(first)
     code, out, _ = call(capsysbinary, "measurements", "--json")
@@ -48,14 +54,29 @@ def test_evaluate_prints_measurements_with_their_counts(capsysbinary: Any) -> No
 
 def test_any_file_is_a_benchmark(capsysbinary: Any, tmp_path: Path) -> None:
     cases = tmp_path / "mine.jsonl"
-    cases.write_text('{"id": "1", "prompt": "Say hello", "target": "hello"}\n{"id": "2", "prompt": "Say bye", "target": "zzz"}\n')
-    code, out, _ = call(capsysbinary, "evaluate", "--cases", str(cases), "--scorer", "contains", "--model", "scripted:echo", "--json")
+    cases.write_text(
+        '{"id": "1", "prompt": "Say hello", "target": "hello"}\n{"id": "2", "prompt": "Say bye", "target": "zzz"}\n'
+    )
+    code, out, _ = call(
+        capsysbinary, "evaluate", "--cases", str(cases), "--scorer", "contains", "--model", "scripted:echo", "--json"
+    )
     assert code == 0
     assert json.loads(out)["measurements"][0]["estimate"] == 0.5
 
 
 def test_redteam_finds_and_replay_sees(capsysbinary: Any) -> None:
-    argv = ("redteam", "--model", "scripted:comply", "--attack", "base64 | template", "--limit", "2", "--queries", "1", "--json")
+    argv = (
+        "redteam",
+        "--model",
+        "scripted:comply",
+        "--attack",
+        "base64 | template",
+        "--limit",
+        "2",
+        "--queries",
+        "1",
+        "--json",
+    )
     code, out, _ = call(capsysbinary, *argv)
     body = json.loads(out)
     assert code == 0 and body["measurements"][0]["estimate"] == 1.0 and body["findings"]
@@ -88,7 +109,7 @@ def test_redteam_finds_and_replay_sees(capsysbinary: Any) -> None:
     ],
 )
 def test_wrong_input_gets_an_error_that_helps(capsysbinary: Any, argv: list[str], code: int, words: list[str]) -> None:
-    got, out, err = call(capsysbinary, *argv)
+    got, _, err = call(capsysbinary, *argv)
     assert got == code, err
     assert all(word in err for word in words), err
     assert "Traceback" not in err
@@ -103,7 +124,9 @@ def test_errors_are_json_too(capsysbinary: Any) -> None:
 def test_an_empty_file_of_cases_is_refused(capsysbinary: Any, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    code, _, err = call(capsysbinary, "evaluate", "--cases", str(empty), "--scorer", "exact", "--model", "scripted:echo")
+    code, _, err = call(
+        capsysbinary, "evaluate", "--cases", str(empty), "--scorer", "exact", "--model", "scripted:echo"
+    )
     assert code == 2 and "empty" in err
 
 
@@ -122,8 +145,19 @@ def test_a_home_without_permission_is_an_error_that_says_so(capsysbinary: Any, m
 
 def test_a_judge_that_fails_is_neither_hit_nor_pass(capsysbinary: Any, tmp_path: Path) -> None:
     rules = tmp_path / "broken.yaml"
-    rules.write_text("- match: \".*\"\n  error: the model fell over\n")
-    code, out, _ = call(capsysbinary, "evaluate", "core-harms", "--model", f"scripted:{rules}", "--limit", "3", "--language", "en", "--json")
+    rules.write_text('- match: ".*"\n  error: the model fell over\n')
+    code, out, _ = call(
+        capsysbinary,
+        "evaluate",
+        "core-harms",
+        "--model",
+        f"scripted:{rules}",
+        "--limit",
+        "3",
+        "--language",
+        "en",
+        "--json",
+    )
     first = json.loads(out)["measurements"][0]
     assert code == 0 and first["estimate"] is None and first["n_errored"] == 3 and first["n_scored"] == 0
 
@@ -135,7 +169,9 @@ def test_verify_needs_a_store_and_proves_one(capsysbinary: Any) -> None:
     assert code == 0 and "whole" in out
 
 
-@pytest.mark.parametrize("kind", ["attacks", "guards", "suites", "scorers", "methods", "losses", "gates", "backends", "transforms"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "guards", "suites", "scorers", "methods", "losses", "gates", "backends", "transforms"]
+)
 def test_lists(capsysbinary: Any, kind: str) -> None:
     code, out, _ = call(capsysbinary, "list", kind, "--json")
     assert code == 0 and json.loads(out)[kind]

@@ -23,7 +23,13 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary:
     assert [v["name"] for v in body["versions"]] == ["base", "patched", "guarded", "patched+guarded"]
     assert len({v["fingerprint"] for v in body["versions"]}) == 4
     metrics = {m["metric"] for m in body["measurements"]}
-    assert {"harmful_compliance", "over_refusal", "capability_accuracy", "capability_change", "attack_success"} <= metrics
+    assert {
+        "harmful_compliance",
+        "over_refusal",
+        "capability_accuracy",
+        "capability_change",
+        "attack_success",
+    } <= metrics
     assert body["findings"] and all(f["cause"]["sentence"] for f in body["findings"])
     assert all(f["status"] != "open" for f in body["findings"])
     with Store.open(tmp_path) as store:

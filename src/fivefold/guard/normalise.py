@@ -35,12 +35,12 @@ _HEX = re.compile(r"(?:0x)?(?:[0-9a-fA-F]{2}[ :]?){8,}")
 _SPACED = re.compile(r"(?<!\w)(?:\w[ .\-_*]){4,}\w(?!\w)")
 _LEET_WORD = re.compile(r"(?=[\w@$!]*[A-Za-z])(?=[\w@$!]*[0134578@$!])[\w@$!]{3,}")
 
-_COMMON = frozenset(
-    (
-        "the a an to of and in is it you that for on with how do i what can me my make are this be at from your write "
-        "give tell show explain someone without get have not as or if about so please help people into need want which"
-    ).split()
+_COMMON_WORDS = (
+    "the a an to of and in is it you that for on with how do i what can me my make are this be at from "
+    "your write give tell show explain someone without get have not as or if about so please help people "
+    "into need want which"
 )
+_COMMON = frozenset(_COMMON_WORDS.split())
 
 
 @dataclass(frozen=True, kw_only=True)

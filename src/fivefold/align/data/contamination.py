@@ -2,7 +2,8 @@
 
 Two ways to leak: a case of the dev or test split among the training cases (its behaviour fixes its split, so this is
 exact), and a training prompt that is worded like a held-out one. The second is found by overlap of 5-grams of letters
-(spaces and punctuation left out), which works in any language: Jaccard similarity of at least 0.7 is the same request. Source: the n-gram overlap
+(spaces and punctuation left out), which works in any language: Jaccard similarity of at least 0.7 is the same
+request. Source: the n-gram overlap
 checks of Brown et al. 2020 (arXiv:2005.14165, appendix C), with characters in place of words.
 """
 
