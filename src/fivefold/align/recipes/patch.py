@@ -65,17 +65,17 @@ class Mix:
 
 
 def _mix() -> dict[str, Mix]:
-    costly = Mix(everyday=10, sentences=1, variety=2, own_tokens=16)
-    return {"en": Mix(framed=40, prefilled=30, everyday=60, passes=2, own_tokens=24), "ko": costly, "ja": costly}
+    costly = Mix(behaviours=12, everyday=4, sentences=1, variety=2, own_tokens=16, pairs=False)
+    return {"en": Mix(framed=30, everyday=40, own_tokens=24), "ko": costly, "ja": costly}
 
 
 def _sft() -> TrainConfig:
-    return TrainConfig(loss="sft", adapter=LORA, lr=1e-3, batch_items=16)
+    return TrainConfig(loss="sft", adapter=LORA, lr=2e-3, batch_items=16)
 
 
 def _preference() -> TrainConfig:
     return TrainConfig(
-        loss="rpo", loss_options={"beta": 0.1, "alpha": 1.0}, reference="start", adapter=LORA, lr=5e-4, batch_items=16
+        loss="rpo", loss_options={"beta": 0.1, "alpha": 1.0}, reference="start", adapter=LORA, lr=1e-3, batch_items=8
     )
 
 
