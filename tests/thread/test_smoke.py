@@ -42,3 +42,6 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary:
     again = json.loads(capsysbinary.readouterr().out)
     assert again["run"] == body["run"] and "patch" in again["reused"] and "evaluate base" in again["reused"]
     assert [m["id"] for m in again["measurements"]] == [m["id"] for m in body["measurements"]]
+    guarded = ["evaluate", "core-harms", "--model", f"guarded:{PLAN}", "--limit", "1", "--language", "en", "--json"]
+    assert run(guarded) == 0
+    assert json.loads(capsysbinary.readouterr().out)["measurements"][0]["n_scored"] == 1
