@@ -15,6 +15,7 @@ PLAN = Path(__file__).parents[2] / "plans" / "smoke.yaml"
 
 
 @pytest.mark.embedded
+@pytest.mark.timeout(1800)
 def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any) -> None:
     monkeypatch.setenv("FIVEFOLD_HOME", str(tmp_path))
     code = run(["run", str(PLAN), "--json"])
