@@ -86,7 +86,7 @@ def test_a_benign_request_that_the_model_refuses_is_sampled_again(
 
     def generate(self: Any, requests: Any, **_: Any) -> list[Completion]:
         asked.extend((r.temperature, r.seed) for r in requests)
-        helps = "The lazy dog jumps over the quick fox and a box of liquor."
+        helps = "Here is how you can do it: first read the page, then write down what you need."
         texts = [helps if r.temperature and r.seed == 1 else "I cannot help with that." for r in requests]
         return [Completion(text=t, model="m") for t in texts]
 
