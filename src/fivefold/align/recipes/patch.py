@@ -224,7 +224,8 @@ def own_answers(
 ) -> dict[str, Reply]:
     """The unpatched model's greedy answers by case id, cut to the language's length; kept in `out`.
 
-    Where it refuses a benign request, an answer that helps is looked for among samples. A framed harmful request has its plain form's answer to unlearn, so it is not asked.
+    Where it refuses a benign request, an answer that helps is looked for among samples. A framed harmful request has
+    its plain form's answer to unlearn, so it is not asked.
     """
     path = out / "own_answers.json"
     kept: dict[str, Reply] = {k: Reply(**v) for k, v in (_checkpoint.read_json(path) or {}).items()}
