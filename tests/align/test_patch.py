@@ -91,7 +91,7 @@ def test_a_benign_request_that_the_model_refuses_is_sampled_again(
         return [Completion(text=t, model="m") for t in texts]
 
     monkeypatch.setattr(type(model), "generate", generate)
-    config = replace(TINY, mix={"en": Mix(own_tokens=40)}, preference=None, resample=3)
+    config = replace(TINY, mix={"en": Mix(own_tokens=120)}, preference=None, resample=3)
     result = run(model, tmp_path, config)
     assert result.groups == {"benign/en": 5, "harmful/en": 5}
     assert asked.count((0.0, 0)) == 10 and asked.count((0.8, 0)) == asked.count((0.8, 1)) == 5

@@ -16,10 +16,18 @@ import torch
 
 from _items import random_items, small
 from fivefold.align import _checkpoint
-from fivefold.align._adapter import Lora, packed_copy
-from fivefold.align._pack import mismatched
+from fivefold.align._adapter import (
+    Lora,
+    adapter_parameters,
+    causal_lm,
+    packed_copy,
+    trainable,
+    trainable_copy,
+)
+from fivefold.align._pack import mismatched, pack
+from fivefold.align._policy import answer_logps
 from fivefold.align.losses._base import load as load_loss
-from fivefold.align.train import Progress, batches_of, learning_rate, n_answers, score, train
+from fivefold.align.train import Progress, batches_of, estimate, learning_rate, n_answers, score, train
 from fivefold.errors import DataError, TrainingError, UnknownNameError
 from fivefold.registry import registry
 
@@ -181,6 +189,38 @@ def test_data_that_does_not_fit_the_loss_is_refused(model: Any, tmp_path: Path) 
         train(model, random_items(3, 1), small(loss="dpo"), tmp_path)
     with pytest.raises(UnknownNameError, match="beta"):
         train(model, random_items(3, 2), small(loss="dpo", loss_options={"betta": 0.1}), tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_the_estimate_counts_what_will_be_trained(model: Any, tmp_path: Path, first: int) -> None:
+    items, config = random_items(9, 2), small(loss="dpo", adapter=Lora(r=4, from_layer=first))
+    expected = estimate(model.module, items, config)
+    assert adapter_parameters(model.module, Lora(r=4, from_layer=first)) == sum(
+        p.numel() for p in trainable(trainable_copy(model.module, Lora(r=4, from_layer=first))).values()
+    )
+    result = train(model, items, config, tmp_path)
+    assert expected.steps == len(result.losses)
+    assert 0.5 * expected.tokens < result.tokens <= expected.tokens
+    assert expected.bytes > expected.weights > 0
+
+
+def test_the_estimate_of_activations_is_of_the_right_size(model: Any) -> None:
+    items, config = random_items(6, 2), small(adapter=Lora(r=4), row_tokens=10**6)
+    module = causal_lm(trainable_copy(model.module, Lora(r=4)))
+    own = {p.data_ptr() for p in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        if x.data_ptr() not in own:
+            kept[x.data_ptr()] = x.numel() * x.element_size()
+        return x
+
+    row = pack(items)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        answer_logps(module, row)
+    measured = sum(kept.values()) / len(row.tokens)
+    one_row = estimate(model.module, items, config)
+    assert 0.5 < one_row.activations / 10**6 / measured < 2
 
 
 def test_every_item_is_seen_once_an_epoch_in_another_order() -> None:

@@ -100,6 +100,19 @@ def _attach(module: Any, lora: Lora | None, start: Path | None) -> Any:
     return get_peft_model(module, config)
 
 
+def adapter_parameters(module: nn.Module, lora: Lora) -> int:
+    """How many numbers an adapter on `module` has, without making it."""
+    layers = decoder_layers(module)
+    names = set(target_names(layers[0], lora.targets))
+    linear = [
+        part
+        for layer in list(layers)[lora.from_layer :]
+        for name, part in layer.named_modules()
+        if isinstance(part, nn.Linear) and name.rsplit(".", 1)[-1] in names
+    ]
+    return sum(lora.r * (part.in_features + part.out_features) for part in linear)
+
+
 @contextmanager
 def adapter_off(trained: Any) -> Iterator[None]:
     """The base model's answers while inside; for a full fine-tune there is nothing to switch off."""

@@ -22,12 +22,21 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fivefold.align import _checkpoint
-from fivefold.align._adapter import Lora, adapter_off, causal_lm, save_trained, trainable, trainable_copy
+from fivefold.align._adapter import (
+    Lora,
+    adapter_off,
+    adapter_parameters,
+    causal_lm,
+    save_trained,
+    trainable,
+    trainable_copy,
+)
 from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.align.losses._base import Answers, LossOutput, config_of, load
 from fivefold.errors import DataError, TrainingError
+from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import digest, plain
 
@@ -83,6 +92,23 @@ class Progress:
     loss: float
     tokens_per_second: float
     seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run will take, before it starts. Bytes are rough (within a factor of two), tokens and steps exact but for
+    what rows share."""
+
+    steps: int
+    tokens: int
+    weights: int
+    state: int
+    activations: int
+
+    @property
+    def bytes(self) -> int:
+        """Peak memory: weights, adapter with gradient and optimiser, one row's activations."""
+        return self.weights + self.state + self.activations
 
 
 OnStep = Callable[[Progress], None]
@@ -290,6 +316,31 @@ def check_items(items: Sequence[Item], loss_module: ModuleType) -> None:
                 expected=f"a prompt and {n} answer(s), none empty",
                 got=f"{len(item.prompt)} prompt tokens, answers of {[len(a) for a in item.answers]} tokens",
             )
+
+
+def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimate:
+    """Steps, tokens and memory of a training run with `module`.
+
+    State: four numbers a trained parameter (value, gradient, two moments). Activations of one row: what the backward
+    pass keeps of an adapted layer, about 14 vectors of the model's width and 4 of its MLP's a token, and the kept
+    output of frozen layers.
+    """
+    text = module.config.get_text_config()
+    width, inner = text.hidden_size, getattr(text, "intermediate_size", 4 * text.hidden_size)
+    size = module.get_input_embeddings().weight.element_size()
+    layers = len(decoder_layers(module)) - (config.adapter.from_layer if config.adapter else 0)
+    weights = sum(p.numel() for p in module.parameters())
+    trained = adapter_parameters(module, config.adapter) if config.adapter else weights
+    one_pass = sum(item.n_tokens for item in items)
+    row = max(config.row_tokens, max(item.n_tokens for item in items))
+    kept = one_pass * width * size if config.adapter and config.adapter.from_layer and config.reuse_frozen else 0
+    return Estimate(
+        steps=math.ceil(len(items) / config.batch_items) * config.epochs,
+        tokens=one_pass * config.epochs,
+        weights=weights * size * (1 if config.adapter else 2),
+        state=trained * 16,
+        activations=row * layers * (14 * width + 4 * inner) * size + kept,
+    )
 
 
 def run_key(model: WhiteBox, data_digest: str, config: TrainConfig, start: Path | None) -> str:
