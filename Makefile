@@ -39,7 +39,7 @@ lint: setup-dev
 	$(BIN)/lint-imports
 
 test: setup-dev lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: setup
 	@$(BIN)/python benchmarks/run.py $(NAME)

@@ -77,3 +77,22 @@ def test_what_is_tested_is_not_trained_on(model: Any, tmp_path: Path) -> None:
 def test_a_language_without_cases_is_an_error(model: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no cases to train on"):
         run(model, tmp_path, replace(TINY, mix={"fr": Mix()}))
+
+
+def test_a_benign_request_that_the_model_refuses_is_sampled_again(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+
+    def generate(self: Any, requests: Any, **_: Any) -> list[Completion]:
+        asked.extend((r.temperature, r.seed) for r in requests)
+        helps = "Here is how you can do it: first read the page, then write down what you need."
+        texts = [helps if r.temperature and r.seed == 1 else "I cannot help with that." for r in requests]
+        return [Completion(text=t, model="m") for t in texts]
+
+    monkeypatch.setattr(type(model), "generate", generate)
+    config = replace(TINY, mix={"en": Mix(own_tokens=40)}, preference=None, resample=3)
+    result = run(model, tmp_path, config)
+    assert result.groups == {"benign/en": 5, "harmful/en": 5}
+    assert asked.count((0.0, 0)) == 10 and asked.count((0.8, 0)) == asked.count((0.8, 1)) == 5
+    assert (0.8, 2) not in asked, "what has been found is not asked for again"

@@ -92,7 +92,7 @@ def test_redteam_finds_and_replay_sees(capsysbinary: Any) -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        (["evaluate", "core-harm", "--model", "scripted:refuse"], 2, ["unknown suite", "core-harms"]),
+        (["evaluate", "core-harm", "--model", "scripted:refuse"], 2, ["did you mean 'core-harms'"]),
         (["evaluate", "core-harms", "--model", "smolm2"], 2, ["smollm2"]),
         (["evaluate", "core-harms", "--model", "./no/such/model"], 1, ["no"]),
         (["evaluate", "core-harms", "--model", "scripted:refuse", "--split", "tset"], 2, ["test"]),

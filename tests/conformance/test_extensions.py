@@ -192,7 +192,7 @@ def test_losses_are_pure_finite_and_differentiable(name: str) -> None:
         label = torch.tensor([True, False, True, False])
         return Answers(logps, mask, -torch.rand(4, 6, generator=generator), label)
 
-    parts = [answers(), answers()] if module.KIND == "pair" else [answers()]
+    parts = [answers()] if module.KIND == "single" else [answers(), answers()]
     output = module.loss(*parts, module.Config())
     assert output.loss.shape == () and torch.isfinite(output.loss)
     assert torch.equal(module.loss(*parts, module.Config()).loss, output.loss)

@@ -82,7 +82,7 @@ def test_empty_missing_repeated_and_unreadable(tmp_path: Path) -> None:
         read_cases(write(tmp_path / "empty.jsonl", ""))
     with pytest.raises(DataError, match=r"did you mean .*empty\.jsonl"):
         read_cases(tmp_path / "emty.jsonl")
-    with pytest.raises(DataError, match="was used in line 1"):
+    with pytest.raises(DataError, match="already used in line 1"):
         read_cases(write(tmp_path / "twice.jsonl", {"id": "a", "prompt": "q"}, {"id": "a", "prompt": "r"}))
     (tmp_path / "latin.jsonl").write_bytes('{"id": "a", "prompt": "\xe9"}'.encode("latin-1"))
     with pytest.raises(DataError, match="not JSON"):

@@ -25,7 +25,7 @@ def case(**changed: object) -> Case:
     return user_case("c", "?", metadata={"tests": TESTS, "entry_point": "total", "prefix": PREFIX} | changed)
 
 
-def judged(text: str, seconds: float = 10, **changed: object) -> Scored:
+def judged(text: str, seconds: float = 120, **changed: object) -> Scored:
     limits = SandboxLimits(**{**vars(code_tests.LIMITS), "seconds": seconds})
     outcome = scorer("code_tests", limits=limits)(case(**changed), Completion(text=text, model="m"))
     assert isinstance(outcome, Scored), outcome

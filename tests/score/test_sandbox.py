@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from fivefold.score.sandbox import (
 from fivefold.score.sandbox._seccomp import program
 
 SMALL = SandboxLimits(
-    seconds=20,
+    seconds=60,
     cpu_seconds=10,
     memory_bytes=192 * MIB,
     processes=16,
@@ -39,6 +40,15 @@ SMALL = SandboxLimits(
     files=300,
     output_bytes=100_000,
 )
+
+
+@cache
+def pace(seconds: float) -> float:
+    """`seconds` on an idle machine; more where starting a program takes longer than there."""
+    started = time.monotonic()
+    run_sandboxed({"main.py": b""}, ["python3", "main.py"], limits=limits(seconds=120))
+    return seconds + 8 * (time.monotonic() - started)
+
 
 PRELUDE = """
 import ctypes, errno, json, os, signal, socket, subprocess, sys, time
@@ -366,11 +376,11 @@ def test_a_fork_bomb_stays_small_and_ends() -> None:
             except OSError:
                 pass
         """,
-        limits=limits(seconds=1.0),
+        limits=limits(seconds=pace(0.5)),
     )
     assert result.timed_out and result.killed_by == "time" and result.returncode == 137
     assert 1 <= int(result.stdout.split()[0]) <= SMALL.processes
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < pace(0.5) + 30
 
 
 def test_threads_count_as_processes() -> None:
@@ -400,7 +410,7 @@ def test_memory_of_all_processes_together_is_limited() -> None:
         for _ in range(3):
             os.fork()
         x = bytearray(40 * 2**20)
-        time.sleep(30)
+        time.sleep(60)
         """,
         limits=limits(memory_bytes=96 * MIB),
     )
@@ -419,7 +429,7 @@ def test_disk_is_limited_in_bytes_and_in_files() -> None:
         """
     )
     assert [a.get("refused") for a in answer] == ["OSError"] * 4
-    result = python("for i in range(100_000): open(f'f{i}', 'w').close()\ntime.sleep(20)")
+    result = python("for i in range(100_000): open(f'f{i}', 'w').close()\ntime.sleep(60)")
     assert result.killed_by == "files"
 
 
@@ -436,7 +446,7 @@ def test_time_is_limited_asleep_awake_and_detached() -> None:
     assert python(
         "signal.signal(15, signal.SIG_IGN)\nos.close(1); os.close(2); time.sleep(600)", limits=limits(seconds=0.5)
     ).timed_out
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     assert python("while True: pass", limits=limits(cpu_seconds=1)).killed_by == "cpu"
 
 
@@ -455,16 +465,17 @@ def test_nothing_is_left_behind() -> None:
     started = time.monotonic()
     result = python(code)
     assert result.ok and result.stdout == b"done\n"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert gone(marker)
 
 
 def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     marker = "31536002.25"
-    code = f"from fivefold.score.sandbox import *; run_sandboxed({{}}, ['sleep', '{marker}'])"
+    limits = "SandboxLimits(seconds=300)"
+    code = f"from fivefold.score.sandbox import *; run_sandboxed({{}}, ['sleep', '{marker}'], limits={limits})"
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while len([p for p in processes_with(marker) if p != parent.pid]) < 3 and time.monotonic() < deadline:
             time.sleep(0.02)
         assert len(processes_with(marker)) >= 3
@@ -513,7 +524,7 @@ def test_the_filter_exists_for_both_machines_and_no_other() -> None:
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    made = Session(limits=limits(processes=24, seconds=15)).start()
+    made = Session(limits=limits(processes=24)).start()
     yield made
     made.close()
 
@@ -561,17 +572,16 @@ def test_a_session_outlives_attempts_to_kill_it(session: Session) -> None:
 
 def test_a_session_outlives_a_fork_bomb(session: Session) -> None:
     bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
-    assert session.exec(["python3", "-c", bomb], seconds=0.5).timed_out
+    assert session.exec(["python3", "-c", bomb], seconds=pace(0.2)).timed_out
     assert session.exec(["echo", "alive"]).stdout == b"alive\n"
     detached = "import os\nos.fork() or os.setsid()\nwhile True:\n  try: os.fork()\n  except OSError: pass"
-    made = Session(limits=limits(seconds=2)).start()
+    made = Session(limits=SMALL).start()
     try:
         started = time.monotonic()
         with pytest.raises(SandboxError, match="could not do what was asked"):
-            made.exec(["python3", "-c", detached], seconds=0.5)
-            for _ in range(50):
+            made.exec(["python3", "-c", detached], seconds=pace(0.2))
+            while time.monotonic() - started < 60:
                 made.exec(["true"])
-        assert time.monotonic() - started < 30
     finally:
         made.close()
 

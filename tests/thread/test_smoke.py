@@ -15,6 +15,7 @@ PLAN = Path(__file__).parents[2] / "plans" / "smoke.yaml"
 
 
 @pytest.mark.embedded
+@pytest.mark.timeout(1800)
 def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any) -> None:
     monkeypatch.setenv("FIVEFOLD_HOME", str(tmp_path))
     code = run(["run", str(PLAN), "--json"])
@@ -42,3 +43,6 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary:
     again = json.loads(capsysbinary.readouterr().out)
     assert again["run"] == body["run"] and "patch" in again["reused"] and "evaluate base" in again["reused"]
     assert [m["id"] for m in again["measurements"]] == [m["id"] for m in body["measurements"]]
+    guarded = ["evaluate", "core-harms", "--model", f"guarded:{PLAN}", "--limit", "1", "--language", "en", "--json"]
+    assert run(guarded) == 0
+    assert json.loads(capsysbinary.readouterr().out)["measurements"][0]["n_scored"] == 1

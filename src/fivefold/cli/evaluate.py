@@ -34,7 +34,9 @@ def evaluate(
     split: Annotated[str | None, typer.Option("--split", help="train, dev or test; all when left out.")] = None,
     language: Annotated[list[str] | None, typer.Option("--language", help="en, ko, ja; may be repeated.")] = None,
     limit: LimitOption = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 64,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="The suite's own number when left out.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     json: JsonFlag = False,
 ) -> None:

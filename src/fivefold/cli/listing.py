@@ -35,14 +35,18 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         from fivefold.evaluate.suites import suite, suite_names
 
         return [(n, f"{len(suite(n).cases())} cases") for n in suite_names()]
+    if kind == "benchmarks":
+        from fivefold.evaluate.catalogue import entry, names
+
+        return [(n, f"{entry(n).title}; runs: {entry(n).runs}; licence: {entry(n).licence}") for n in names()]
     if kind == "gates":
         from fivefold.govern.gate import GATES, read_gate
 
         return [(p.stem, read_gate(p.stem).description.strip()) for p in sorted(GATES.glob("*.yaml"))]
-    names = {_plural(k): k for k in KINDS}
-    if kind not in names:
-        raise UnknownNameError("kind", kind, [*names, "suites", "gates"])
-    found = registry(names[kind])
+    kinds = {_plural(k): k for k in KINDS}
+    if kind not in kinds:
+        raise UnknownNameError("kind", kind, [*kinds, "suites", "gates"])
+    found = registry(kinds[kind])
     return [(n, found.summary(n)) for n in found.names()]
 
 

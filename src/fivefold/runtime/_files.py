@@ -29,7 +29,7 @@ def resolve(spec: str, *, revision: str | None = None, trust: bool = False) -> S
         return _embedded(trust)
     if spec.startswith("hf:"):
         repository, _, pinned = spec.removeprefix("hf:").partition("@")
-        return _folder(_download(repository, pinned or revision), trust)
+        return _folder(download(repository, pinned or revision), trust)
     path = Path(spec).expanduser()
     if path.suffix == ".gguf":
         refuse(scan_model(path), trust)
@@ -56,7 +56,7 @@ def _embedded(trust: bool) -> Source:
     path = embedded.find()
     if path is None:
         try:
-            return _folder(_download(embedded.HUB, None), trust)
+            return _folder(download(embedded.HUB, None), trust)
         except ModelError as error:
             raise embedded.missing() from error
     sha256 = file_digest(path)
@@ -91,7 +91,7 @@ def _listing(path: Path) -> str:
     return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "an empty folder"
 
 
-def _download(repository: str, revision: str | None) -> Path:
+def download(repository: str, revision: str | None) -> Path:
     """Snapshot of a hub repository: from the local cache when it is complete, else downloaded."""
     try:
         from huggingface_hub import snapshot_download

@@ -56,7 +56,7 @@ class ScanReport:
 
 
 def scan_model(path: Path | str) -> ScanReport:
-    """Scan a model file or folder; `smollm2` names the embedded model's file.
+    """Scan a model file or folder, the embedded model (`smollm2`), or what would be loaded of `hf:org/name[@revision]`.
 
     Raises ModelFileError if nothing is there.
     """
@@ -86,6 +86,11 @@ def _locate(path: Path | str) -> Path:
         if found is None:
             raise embedded.missing()
         return found
+    if str(path).startswith("hf:"):
+        from fivefold.runtime._files import download
+
+        repository, _, revision = str(path).removeprefix("hf:").partition("@")
+        return download(repository, revision or None)
     root = Path(path).expanduser()
     if not root.exists():
         raise ModelFileError(f"there is no model at {root}", expected="a file or folder")

@@ -4,6 +4,7 @@
 `measure.py`, `attack.py`, `inside.py`, `mend.py`, `judge.py`, `papers.py` the steps · `findings.py` a finding's life.
 """
 
+from fivefold.thread import guarded
 from fivefold.thread.house import Ready, ThreadResult, prepare, run_thread
 
-__all__ = ["Ready", "ThreadResult", "prepare", "run_thread"]
+__all__ = ["Ready", "ThreadResult", "guarded", "prepare", "run_thread"]

@@ -14,8 +14,10 @@ from typing import Any, cast, get_args
 
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
-from fivefold.evaluate.run import evaluate
-from fivefold.evaluate.suites import suite, suite_names
+from fivefold.evaluate.catalogue import Entry, resolve
+from fivefold.evaluate.outside import evaluate_outside
+from fivefold.evaluate.run import EvaluationResult, evaluate
+from fivefold.evaluate.suites import Suite, suite, suite_names
 from fivefold.evidence import Store
 from fivefold.redteam.campaign import Assault, run_campaign
 from fivefold.redteam.findings import findings_from
@@ -40,7 +42,7 @@ def evaluate_model(
     split: str | None,
     languages: Sequence[str] | None,
     limit: int | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     seed: int,
 ) -> dict[str, Any]:
     """Evaluate one model on suites or on a file of cases; measurements are recorded."""
@@ -50,8 +52,7 @@ def evaluate_model(
             expected=f"suites: {', '.join(suite_names())}",
             next_step="fivefold evaluate core-harms --model smollm2",
         )
-    for name in names:
-        suite(name)
+    chosen = [resolve(name) for name in names]
     own = read_cases(cases)[:limit] if cases else ()
     model = load(spec)
     with Store.open() as store:
@@ -68,8 +69,8 @@ def evaluate_model(
         if own:
             results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, **common)]
         else:
-            chosen: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
-            results = [evaluate(model, suite(n), **common, **chosen) for n in names]
+            selection: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
+            results = [_evaluate_named(model, what, selection, common) for what in chosen]
     return {
         "run": run,
         "model": spec,
@@ -77,6 +78,15 @@ def evaluate_model(
         "findings": [],
         "logs": [str(r.log_path) for r in results],
     }
+
+
+def _evaluate_named(
+    model: Model, what: Suite | Entry, selection: Mapping[str, Any], common: Mapping[str, Any]
+) -> EvaluationResult:
+    """One suite or benchmark of ours, or an entry that runs outside (splits and languages are ours alone)."""
+    if isinstance(what, Suite):
+        return evaluate(model, what, **common, **selection)
+    return evaluate_outside(model, what, limit=selection["limit"], **common)
 
 
 def attack_model(

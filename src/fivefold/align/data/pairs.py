@@ -2,8 +2,8 @@
 
 - A harmful request: learn a safe answer in its language and category, each authored one used as often as any other so
   that the model does not settle on one phrase; unlearn the model's own complying answer.
-- A benign look-alike or an everyday request: learn the model's own greedy answer (self-distillation keeps what it can
-  do); unlearn a refusal. Where the model itself refuses, its answer is no example, and the request is left out.
+- A benign look-alike or an everyday request: learn the model's own answer (self-distillation keeps what it can do);
+  unlearn a refusal. An answer in which the model itself refuses is no example, and the request is left out.
 - The same requests in a frame (role play, a forced opening, …), harmful and benign alike, so a frame decides nothing.
 
 Which safe answer and which frame a case gets follows from its place in the data alone.

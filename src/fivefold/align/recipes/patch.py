@@ -37,6 +37,8 @@ from fivefold.runtime.protocol import Capability, Request, WhiteBox, require
 from fivefold.score import answers as judge
 from fivefold.types import Case, Completion, digest, plain
 
+SAMPLE_TEMPERATURE = 0.8
+
 LORA = Lora(r=16, alpha=32, from_layer=12)
 
 
@@ -65,17 +67,17 @@ class Mix:
 
 
 def _mix() -> dict[str, Mix]:
-    costly = Mix(everyday=10, sentences=1, variety=2, own_tokens=16)
-    return {"en": Mix(framed=40, prefilled=30, everyday=60, passes=2, own_tokens=24), "ko": costly, "ja": costly}
+    costly = Mix(behaviours=12, everyday=4, sentences=1, variety=2, own_tokens=16, pairs=False)
+    return {"en": Mix(framed=30, everyday=40, own_tokens=24), "ko": costly, "ja": costly}
 
 
 def _sft() -> TrainConfig:
-    return TrainConfig(loss="sft", adapter=LORA, lr=1e-3, batch_items=16)
+    return TrainConfig(loss="sft", adapter=LORA, lr=2e-3, batch_items=16)
 
 
 def _preference() -> TrainConfig:
     return TrainConfig(
-        loss="rpo", loss_options={"beta": 0.1, "alpha": 1.0}, reference="start", adapter=LORA, lr=5e-4, batch_items=16
+        loss="rpo", loss_options={"beta": 0.1, "alpha": 1.0}, reference="start", adapter=LORA, lr=1e-3, batch_items=8
     )
 
 
@@ -93,6 +95,10 @@ class PatchConfig:
     """How much of a complying answer is given where one is (`Mix.prefilled`)."""
     safe_tokens: int = 96
     """Longest safe answer."""
+    pair_tokens: int = 96
+    """Longest answer, chosen or rejected, in the preference stage; where answers part ways is near their start."""
+    resample: int = 4
+    """Samples taken of a benign request that the model refuses, to find an answer of its own that helps."""
     seed: int = 0
     """Seed of both stages."""
 
@@ -156,7 +162,7 @@ def patch(
     items = single_items(model, [e for e in examples for _ in range(config.mix[e.language].passes)], config.safe_tokens)
     stages = [train(model, items, replace(config.sft, seed=config.seed), out / "sft", on_step=watch("sft"))]
     if config.preference is not None:
-        pairs = pair_items(model, [e for e in examples if config.mix[e.language].pairs], config.safe_tokens)
+        pairs = pair_items(model, [e for e in examples if config.mix[e.language].pairs], config.pair_tokens)
         settings = replace(config.preference, seed=config.seed)
         stages.append(
             train(model, pairs, settings, out / "preference", start=stages[0].path, on_step=watch("preference"))
@@ -218,21 +224,49 @@ def own_answers(
 ) -> dict[str, Reply]:
     """The unpatched model's greedy answers by case id, cut to the language's length; kept in `out`.
 
-    A framed harmful request has its plain form's answer to unlearn, so it is not asked.
+    Where it refuses a benign request, an answer that helps is looked for among samples. A framed harmful request has
+    its plain form's answer to unlearn, so it is not asked.
     """
     path = out / "own_answers.json"
     kept: dict[str, Reply] = {k: Reply(**v) for k, v in (_checkpoint.read_json(path) or {}).items()}
-    cases = [*chosen.harms, *chosen.benign, *chosen.everyday, *chosen.framed_benign]
-    missing = [c for c in cases if c.id not in known and c.id not in kept]
     limit = {language: m.own_tokens for language, m in config.mix.items()}
-    requests = [Request(messages=c.messages, max_new_tokens=limit[c.language]) for c in missing]
-    for case, completion in zip(missing, model.generate(requests) if missing else [], strict=True):
+    helpful = [*chosen.benign, *chosen.everyday, *chosen.framed_benign]
+    cases = [*chosen.harms, *helpful]
+    before = len(kept)
+    kept |= {c.id: _reply(model, known[c.id], limit[c.language]) for c in cases if c.id in known and c.id not in kept}
+    greedy = {c.id: c for c in cases if c.id not in kept}
+    answered = _ask(model, list(greedy.values()), limit)
+    kept |= {c.id: reply for c, reply in zip(greedy.values(), answered, strict=True)}
+    if len(kept) > before:
+        refused = [c for c in helpful if _judge(c.prompt, kept[c.id].text) == "refusal"]
+        kept |= _sampled(model, refused, limit, config.resample)
+        _checkpoint.write_json(path, plain(kept))
+    return {c.id: kept[c.id] for c in cases}
+
+
+def _ask(model: WhiteBox, cases: Sequence[Case], limit: Mapping[str, int], seed: int | None = None) -> list[Reply]:
+    """Greedy answers, or with a seed sampled ones."""
+    heat = 0.0 if seed is None else SAMPLE_TEMPERATURE
+    requests = [
+        Request(messages=c.messages, max_new_tokens=limit[c.language], temperature=heat, seed=seed or 0) for c in cases
+    ]
+    replies = []
+    for case, completion in zip(cases, model.generate(requests) if requests else [], strict=True):
         if completion.error is not None:
             raise ModelError(f"the model did not answer {case.id}", got=completion.error)
-        kept[case.id] = _reply(model, completion, limit[case.language])
-    if missing:
-        _checkpoint.write_json(path, plain(kept))
-    return {c.id: kept[c.id] if c.id in kept else _reply(model, known[c.id], limit[c.language]) for c in cases}
+        replies.append(_reply(model, completion, limit[case.language]))
+    return replies
+
+
+def _sampled(model: WhiteBox, refused: Sequence[Case], limit: Mapping[str, int], tries: int) -> dict[str, Reply]:
+    """For benign requests that the model refuses: its first sampled answer that helps, where one of `tries` does."""
+    found: dict[str, Reply] = {}
+    for seed in range(tries):
+        left = [c for c in refused if c.id not in found]
+        for case, reply in zip(left, _ask(model, left, limit, seed), strict=True):
+            if _judge(case.prompt, reply.text) == "compliance":
+                found[case.id] = reply
+    return found
 
 
 def _reply(model: WhiteBox, completion: Completion, limit: int) -> Reply:

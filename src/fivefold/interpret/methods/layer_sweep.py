@@ -6,7 +6,7 @@ out-of-fold train prompts, and only then is the test split looked at. Negatives 
 Sources: the read-outs' own (Arditi et al. 2024, arXiv 2406.11717; Alain & Bengio 2016, arXiv 1610.01644); control by a
 text baseline after Hewitt & Liang 2019, arXiv 1909.03368.
 Cost: one forward pass per prompt up to the deepest layer, all layers read at once; then a few seconds of linear
-algebra.
+algebra. After Alain & Bengio 2016 (arXiv:1610.01644) and Arditi et al. 2024 (arXiv:2406.11717, section 2).
 """
 
 from __future__ import annotations
