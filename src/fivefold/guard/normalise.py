@@ -33,7 +33,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?:0x)?(?:[0-9a-fA-F]{2}[ :]?){8,}")
 _SPACED = re.compile(r"(?<!\w)(?:\w[ .\-_*]){4,}\w(?!\w)")
-_LEET_WORD = re.compile(r"(?=[\w@$!]*[A-Za-z])(?=[\w@$!]*[0134578@$!])[\w@$!]{3,}")
+_LEET_WORD = re.compile(r"[\w@$!]{3,}")
 
 _COMMON_WORDS = (
     "the a an to of and in is it you that for on with how do i what can me my make are this be at from "
@@ -142,7 +142,13 @@ def decode_reversed(text: str) -> str:
 
 def decode_leet(text: str) -> str:
     """Digits and signs inside words read as the letters that they stand for."""
-    return _LEET_WORD.sub(lambda m: m[0].translate(_LEET), text) if _LEET_WORD.search(text) else ""
+    return _LEET_WORD.sub(lambda m: _unleet(m[0]), text)
+
+
+def _unleet(word: str) -> str:
+    core = word.rstrip("!")
+    letters = any("a" <= c <= "z" or "A" <= c <= "Z" for c in core)
+    return core.translate(_LEET) + word[len(core) :] if letters else word
 
 
 def decode_case(text: str) -> str:

@@ -24,6 +24,9 @@ REMOVED = "[…]"
 MAX_SENTENCE = 600
 _SENTENCE = re.compile(r"[^.!?\n。！？]*(?:[.!?。！？]+(?=\s|$|[」』”\"'])|[。！？]|\n|$)")
 
+READY = True
+"""It needs no artifact and no model."""
+
 
 class InjectionRules:
     """Rules by kind; a sentence that matches at least `kinds` of them is an instruction to the model."""

@@ -37,6 +37,9 @@ _BEFORE = re.compile(r"^.*[はがの은는이가](?=[^-]+-)")
 _AFTER = re.compile(r"(?:입니다|이며|이고|이라|은|는|이|가|을|를|だけ|です|であり|で|は|が|を|と)$")
 _LINK = re.compile(r"(!?)\[([^\]]{0,300})\]\(\s*<?(https?://[^\s)>]+)|(https?://[^\s)\]>\"']+)")
 
+READY = True
+"""It needs no artifact and no model."""
+
 
 class SecretsGuard:
     """Looks at answers. `redact` takes out what leaks; `block` refuses the whole answer."""

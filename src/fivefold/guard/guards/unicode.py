@@ -27,6 +27,9 @@ _JOINING_SCRIPTS = (
     "KHMER",
 )
 
+READY = True
+"""It needs no artifact and no model."""
+
 
 class UnicodeGuard:
     """Cleans, or blocks where `block` names the kind of hidden character."""

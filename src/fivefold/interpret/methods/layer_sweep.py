@@ -3,6 +3,8 @@
 For every layer a difference of means and a linear probe are fitted on the train split. The layer is chosen on dev and
 out-of-fold train prompts, and only then is the test split looked at. Negatives should be look-alikes of the positives
 (`core-benign` for `core-harms`): against ordinary prompts a classifier of words alone is nearly perfect.
+Sources: the read-outs' own (Arditi et al. 2024, arXiv 2406.11717; Alain & Bengio 2016, arXiv 1610.01644); control by a
+text baseline after Hewitt & Liang 2019, arXiv 1909.03368.
 Cost: one forward pass per prompt up to the deepest layer, all layers read at once; then a few seconds of linear
 algebra. After Alain & Bengio 2016 (arXiv:1610.01644) and Arditi et al. 2024 (arXiv:2406.11717, section 2).
 """
