@@ -275,6 +275,19 @@ sys.argv = ["x", sys.argv[1]]
 """
 
 
+def test_a_display_that_an_earlier_run_opened_stays_silent(tmp_path: Path, capsysbinary) -> None:
+    from inspect_ai._display.core import active
+    from inspect_ai._display.plain.display import PlainDisplay
+
+    opened = active._active_display = PlainDisplay()
+    try:
+        run(load("refuse"), cases(2), tmp_path)
+        assert active._active_display is opened
+    finally:
+        active._active_display = None
+    assert capsysbinary.readouterr() == (b"", b"")
+
+
 def test_a_run_opens_no_connection(tmp_path: Path) -> None:
     (tmp_path / "bot.yaml").write_text("- {answer: 'No.'}\n")
     code = NETLESS + KILLED.replace("range(60)", "range(3)")

@@ -1,8 +1,8 @@
 import base64
 
 import pytest
-from conftest import FakeWhiteBox  # type: ignore[import-not-found]
 
+from conftest import FakeWhiteBox  # type: ignore[import-not-found]
 from fivefold.errors import CapabilityError, ModelError, ModelFileError
 from fivefold.guard.guards.probe import guard
 from fivefold.guard.stack import GuardStack

@@ -196,7 +196,9 @@ def _inside_a_loop() -> bool:
 
 @contextmanager
 def _surroundings(log_dir: Path) -> Iterator[None]:
-    """Keep Inspect's traces beside its logs, ignore `.env`, and leave the process's logging as it was."""
+    """Keep Inspect's traces beside its logs, ignore `.env`, and leave the process's logging and display as they were."""
+    from inspect_ai._display.core import active
+
     log_dir.mkdir(parents=True, exist_ok=True)
     fixed = {
         "PYTHON_DOTENV_DISABLED": "1",
@@ -210,6 +212,8 @@ def _surroundings(log_dir: Path) -> Iterator[None]:
     (log_dir / ".inspect").mkdir(exist_ok=True)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    # Inspect keeps the first display of a process for ever: one that an earlier run opened would print into our output.
+    shown, active._active_display = active._active_display, None
     try:
         for key in removed:
             del os.environ[key]
@@ -223,6 +227,7 @@ def _surroundings(log_dir: Path) -> Iterator[None]:
                 os.environ[key] = value
         root.handlers[:] = handlers
         root.setLevel(level)
+        active._active_display = shown
 
 
 def _result(log: EvalLog, cases: Sequence[Case], scorer: Scorer, seconds: float) -> RunResult:
