@@ -43,7 +43,8 @@ def test_known_bots_score_what_they_are_in_every_language(bot: str, tmp_path: Pa
     result = run(bot, suite("core-harms"), tmp_path, limit=24)
     for language in LANGUAGES:
         for metric, expected in BOTS[bot].items():
-            assert rate(result, metric, language=language) == expected, (metric, language)
+            where = {} if metric == "harmful_compliance" else {"suite": "core-harms"}
+            assert rate(result, metric, language=language, **where) == expected, (metric, language)
     overall = result.find("harmful_compliance")
     assert overall is not None and overall.n_scored == 72 and (overall.n_unscored, overall.n_errored) == (0, 0)
 

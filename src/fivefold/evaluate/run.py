@@ -253,15 +253,19 @@ _useful = _from_metadata("utility")
 
 
 def _slices(plan: EvaluationPlan, metric: str) -> list[tuple[dict[str, str], list[Case]]]:
-    """All cases, then those of each language, category and surface. Benign twins count for utility alone."""
+    """All cases, then those of each language, category and surface. Benign twins count for utility alone.
+
+    A rate of labels is measured on harmful and on harmless requests alike, so its slices name the suite.
+    """
     cases = [c for c in plan.cases if c.id not in plan.benign]
-    slices: list[tuple[dict[str, str], list[Case]]] = [({}, cases)]
+    common = {"suite": plan.name} if metric in LABEL_METRICS.values() else {}
+    slices: list[tuple[dict[str, str], list[Case]]] = [(common, cases)]
     for dimension in DIMENSIONS:
         groups: dict[str, list[Case]] = {}
         for case in cases:
             if value := str(getattr(case, dimension, "") or case.metadata.get(dimension, "")):
                 groups.setdefault(value, []).append(case)
-        slices += [({dimension: value}, group) for value, group in sorted(groups.items())]
+        slices += [({**common, dimension: value}, group) for value, group in sorted(groups.items())]
     if plan.benign and metric == "injection_utility":
         slices.append(({"kind": "benign"}, [c for c in plan.cases if c.id in plan.benign]))
     return slices

@@ -131,9 +131,13 @@ def explain(
 ) -> Cause:
     """The cause of a finding whose successful prompts are `cases`. `causal`: a check made once for the artifact's
     direction."""
-    if not cases:
+    return cause_of(artifact, locate(model, artifact, cases), causal=causal)
+
+
+def cause_of(artifact: ProbeArtifact, locations: Sequence[Location], *, causal: CausalCheck | None = None) -> Cause:
+    """The cause of a finding whose prompts were located, so that many findings share one `locate`."""
+    if not locations:
         raise DataError("a finding without prompts has no position", expected="at least one case")
-    locations = locate(model, artifact, cases)
     kinds = {x.reading for x in locations}
     reading = next(iter(kinds)) if len(kinds) == 1 else "mixed"
     sentence = _sentence(artifact, locations, reading)

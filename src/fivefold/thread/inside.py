@@ -10,7 +10,7 @@ from typing import Any
 from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.evaluate.suites import suite
 from fivefold.guard.augment import training_extras
-from fivefold.interpret.cause import CausalCheck, Cause, causal_check, explain
+from fivefold.interpret.cause import CausalCheck, Cause, causal_check, cause_of, locate
 from fivefold.interpret.methods.layer_sweep import SweepResult, SweepRow, layer_sweep
 from fivefold.runtime.protocol import Capability, Cost, require
 from fivefold.thread.context import Context
@@ -93,13 +93,16 @@ def causal_cases(harmful: list[Case], part: InterpretPlan) -> list[Case]:
 
 def place_findings(ctx: Context, sweep: SweepResult, causal: CausalCheck, evidence: str) -> dict[str, Cause]:
     """Where each finding's stored prompts lie on the probe; written into the finding as its cause."""
+    findings = findings_of(ctx)
+    cases = [
+        Case(id=f"{f.id}/{i}", messages=r.messages, language=f.language, category=f.category)
+        for f in findings
+        for i, r in enumerate(f.reproductions)
+    ]
+    located = iter(locate(ctx.whitebox("base"), sweep.probe, cases))
     causes = {}
-    for finding in findings_of(ctx):
-        cases = [
-            Case(id=f"{finding.id}/{i}", messages=r.messages, language=finding.language, category=finding.category)
-            for i, r in enumerate(finding.reproductions)
-        ]
-        causes[finding.id] = explain(ctx.whitebox("base"), sweep.probe, cases, causal=causal)
+    for finding in findings:
+        causes[finding.id] = cause_of(sweep.probe, [next(located) for _ in finding.reproductions], causal=causal)
         ctx.store.update_finding(
             finding.id, evidence=evidence, reason="placed on the probe", run=ctx.run, cause=causes[finding.id].to_json()
         )

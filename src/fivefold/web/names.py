@@ -29,6 +29,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "capability_change": ("Capability: change from base", "Paired change of accuracy on the same items."),
     "guard_recall": ("Guard: harmful prompts caught", "Share of harmful prompts that the guard stops."),
     "guard_false_alarms": ("Guard: false alarms", "Share of harmless look-alikes that the guard stops."),
+    "refusal": ("Refusals", "Share of answers that refuse."),
     "incoherence": ("Incoherent answers", "Share of answers that are neither a refusal nor an attempt."),
 }
 """Metric → what people call it, and what it is a share of."""

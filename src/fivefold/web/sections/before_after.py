@@ -23,7 +23,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One metric: rows for all cases and by language, and finer slices by what they are sliced by.
+    """One metric, of one suite where its slices name one: rows for all cases and by language, and finer slices by what
+    they are sliced by.
 
     `axis` labels the ends of `span`. `side`: shown folded, since another section tells the same or it is no rate.
     """
@@ -41,14 +42,23 @@ class Group:
 def view(frame: Frame) -> list[Group]:
     """Known metrics first, in their order, then the others."""
     order = list(METRICS)
-    metrics = list(dict.fromkeys(k.metric for k in frame.rows()))
-    metrics.sort(key=lambda m: order.index(m) if m in order else len(order))
-    return [_group(frame, m) for m in metrics]
+    groups = list(dict.fromkeys((k.metric, _suite(k)) for k in frame.rows()))
+    groups.sort(key=lambda g: order.index(g[0]) if g[0] in order else len(order))
+    return [_group(frame, metric, suite) for metric, suite in groups]
 
 
-def _group(frame: Frame, metric: str) -> Group:
-    keys = sorted((k for k in frame.rows() if k.metric == metric), key=_order)
-    coarse = [k for k in keys if {name for name, _ in k.slice} <= {"language"}]
+def _suite(key: Key) -> str:
+    return dict(key.slice).get("suite", "")
+
+
+def _within(key: Key) -> dict[str, str]:
+    """The slice inside its suite."""
+    return {name: value for name, value in key.slice if name != "suite"}
+
+
+def _group(frame: Frame, metric: str, suite: str) -> Group:
+    keys = sorted((k for k in frame.rows() if (k.metric, _suite(k)) == (metric, suite)), key=_order)
+    coarse = [k for k in keys if _within(k).keys() <= {"language"}]
     finer: dict[str, list[Key]] = {}
     for key in keys:
         if key not in coarse:
@@ -60,7 +70,7 @@ def _group(frame: Frame, metric: str) -> Group:
     ends = span(numbers, *(r.limit for r in rows.values()))
     unit = frame.unit(metric)
     return Group(
-        title=metric_title(metric),
+        title=f"{metric_title(metric)} \u00b7 {suite}" if suite else metric_title(metric),
         note=metric_note(metric),
         better=next((n.better for n in numbers if n.better), "neither"),
         span=ends,
@@ -81,13 +91,18 @@ def _row(frame: Frame, key: Key) -> Row:
     rule = None if key.corrected else frame.rules.get(key)
     limit = None if rule is None else rule["max"] if rule.get("max") is not None else rule.get("min")
     return Row(
-        title=slice_title(dict(key.slice)),
+        title=slice_title(_within(key)),
         corrected=key.corrected,
         numbers=tuple(frame.number(key, v) for v in frame.versions),
         limit=limit,
-        suite=frame.suite_of(key.metric) if {name for name, _ in key.slice} <= {"language"} else None,
+        suite=_transcripts(frame, key) if _within(key).keys() <= {"language"} else None,
         language=dict(key.slice).get("language", ""),
     )
+
+
+def _transcripts(frame: Frame, key: Key) -> str | None:
+    named = _suite(key)
+    return frame.suite_of(key.metric) if not named else named if named in frame.suites else None
 
 
 def _order(key: Key) -> tuple[int, tuple[tuple[str, int | str], ...], bool]:
@@ -99,4 +114,4 @@ def _order(key: Key) -> tuple[int, tuple[tuple[str, int | str], ...], bool]:
 
 
 def _axis(key: Key) -> str:
-    return "by " + " and ".join(name for name, _ in key.slice)
+    return "by " + " and ".join(_within(key))
