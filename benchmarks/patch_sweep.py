@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fivefold.align._adapter import Lora
-from fivefold.align.recipes.patch import PatchConfig, PatchProgress, patch
+from fivefold.align.recipes.patch import Mix, PatchConfig, PatchProgress, patch
 from fivefold.align.train import TrainConfig
 from fivefold.evaluate.suites import suite
 from fivefold.runtime.cached import CachedModel
@@ -48,9 +48,25 @@ def rpo(**changes: Any) -> TrainConfig:
     return TrainConfig(**settings)
 
 
+def mix(english: Mix, others: Mix | None) -> dict[str, Mix]:
+    """English one way, Korean and Japanese another (None: not trained on)."""
+    return {"en": english} | ({} if others is None else {"ko": others, "ja": others})
+
+
+FRAMED = Mix(framed=30, everyday=40, own_tokens=24)
+PLAIN = Mix(everyday=40, own_tokens=24)
+SHORT = Mix(everyday=40, own_tokens=16, sentences=1)
+
 CONFIGS: dict[str, PatchConfig] = {
     "shipped": PatchConfig(),
     "base": PatchConfig(mix={}),
+    "rpo": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8)),
+    "rpo-hot": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),
+    "rpo-plain": PatchConfig(mix=mix(PLAIN, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),
+    "rpo-short": PatchConfig(mix=mix(SHORT, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),
+    "sft-rpo-short": PatchConfig(
+        mix=mix(SHORT, None), sft=sft(lr=1e-3), preference=rpo(batch_items=8, lr=1e-3, reference="base")
+    ),
 }
 """Name → configuration. `base` is the unpatched model."""
 
@@ -124,7 +140,7 @@ def run(name: str, config: PatchConfig, split: str, folder: Path, languages: Seq
             "cpu_seconds": round(time.process_time() - cpu, 1),
             "tokens": result.tokens,
             "examples": dict(result.groups),
-            "losses": [round(sum(s.losses[-5:]) / len(s.losses[-5:]), 3) for s in result.stages],
+            "losses": [round(sum(s.losses[-5:]) / len(s.losses[-5:]), 3) for s in result.stages.values()],
         }
         patched = base.with_adapter(str(result.path), name=name)
         return row | {"counts": measure(patched, measured)}

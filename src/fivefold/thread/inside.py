@@ -78,12 +78,14 @@ def prompts_of(part: InterpretPlan, *, harmful: bool) -> list[Case]:
 
 
 def extras(part: InterpretPlan, harmful: list[Case], benign: list[Case]) -> tuple[list[Case], list[Case]]:
-    """More prompts that the final probe learns from: framed variants in the plan's languages, everyday requests."""
+    """More prompts that the final probe learns from, in the languages of `framed`: framed variants, the guard's training
+    requests, everyday ones."""
     sides = [[c for c in side if c.language in part.framed] for side in (harmful, benign)]
     if not part.framed:
         return [], []
     everyday = [c for c in everyday_cases() if c.language in part.framed]
-    return training_extras(*sides, everyday=everyday[:EVERYDAY])
+    positive, negative = training_extras(*sides, everyday=everyday[:EVERYDAY])
+    return [c for c in positive if c.language in part.framed], [c for c in negative if c.language in part.framed]
 
 
 def causal_cases(harmful: list[Case], part: InterpretPlan) -> list[Case]:

@@ -71,7 +71,7 @@ def run_patch(ctx: Context) -> Result:
     ctx.record_version(version)
     if not ctx.plan.guard:
         mark_patched(ctx, record.id)
-    seconds = sum(stage.seconds for stage in result.stages)
+    seconds = sum(stage.seconds for stage in result.stages.values())
     examples = ", ".join(f"{n} {kind}" for kind, n in result.groups.items())
     return {
         **ctx.results["patch"],
@@ -146,7 +146,7 @@ def _shared(mix: Mix, share: float) -> Mix:
 def losses_of(result: PatchResult) -> list[dict[str, Any]]:
     """The training curve: step over both stages, loss, and the stage's name."""
     rows, step = [], 0
-    for name, stage in zip(("sft", "preference"), result.stages, strict=False):
+    for name, stage in result.stages.items():
         for loss in stage.losses:
             step += 1
             rows.append({"step": step, "loss": loss, "stage": name})

@@ -32,7 +32,7 @@ from fivefold.align.data.sources import SafeAnswer, frames, safe_answers
 from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.align.data.tokens import pair_items, single_items
 from fivefold.align.train import Progress, TrainConfig, TrainResult, train
-from fivefold.errors import DataError, ModelError
+from fivefold.errors import DataError, ModelError, UsageError
 from fivefold.runtime.protocol import Capability, Request, WhiteBox, require
 from fivefold.score import answers as judge
 from fivefold.types import Case, Completion, digest, plain
@@ -87,8 +87,8 @@ class PatchConfig:
 
     mix: Mapping[str, Mix] = field(default_factory=_mix)
     """Language → how much of it."""
-    sft: TrainConfig = field(default_factory=_sft)
-    """First stage."""
+    sft: TrainConfig | None = field(default_factory=_sft)
+    """First stage, or None to begin with the second."""
     preference: TrainConfig | None = field(default_factory=_preference)
     """Second stage, or None to stop after the first."""
     prefill_tokens: int = 8
@@ -113,10 +113,11 @@ class PatchProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchResult:
-    """A trained patch. `path` is the adapter folder; `groups` counts examples by kind and language."""
+    """A trained patch. `path` is the adapter folder, `stages` the trainings by name in their order; `groups` counts
+    examples by kind and language."""
 
     path: Path
-    stages: tuple[TrainResult, ...]
+    stages: Mapping[str, TrainResult]
     data_digest: str
     groups: Mapping[str, int]
     losses: tuple[float, ...]
@@ -149,6 +150,8 @@ def patch(
     """
     require(model, Capability.GENERATE, Capability.GRADIENTS, for_="the patch recipe")
     config = config or PatchConfig()
+    if config.sft is None and config.preference is None:
+        raise UsageError("the patch has no stage to train", expected="sft, preference or both")
     refuse_contaminated([*harms, *benign], held_out)
     began = time.monotonic()
     chosen = choose(config, harms, benign, everyday_cases() if everyday is None else everyday)
@@ -159,21 +162,27 @@ def patch(
     def watch(stage: str) -> Callable[[Progress], None] | None:
         return None if on_step is None else lambda step: on_step(PatchProgress(stage=stage, step=step))
 
-    items = single_items(model, [e for e in examples for _ in range(config.mix[e.language].passes)], config.safe_tokens)
-    stages = [train(model, items, replace(config.sft, seed=config.seed), out / "sft", on_step=watch("sft"))]
+    stages: dict[str, TrainResult] = {}
+    if config.sft is not None:
+        items = single_items(
+            model, [e for e in examples for _ in range(config.mix[e.language].passes)], config.safe_tokens
+        )
+        settings = replace(config.sft, seed=config.seed)
+        stages["sft"] = train(model, items, settings, out / "sft", on_step=watch("sft"))
     if config.preference is not None:
         pairs = pair_items(model, [e for e in examples if config.mix[e.language].pairs], config.pair_tokens)
         settings = replace(config.preference, seed=config.seed)
-        stages.append(
-            train(model, pairs, settings, out / "preference", start=stages[0].path, on_step=watch("preference"))
+        start = stages["sft"].path if stages else None
+        stages["preference"] = train(
+            model, pairs, settings, out / "preference", start=start, on_step=watch("preference")
         )
     return PatchResult(
-        path=stages[-1].path,
-        stages=tuple(stages),
+        path=[*stages.values()][-1].path,
+        stages=stages,
         data_digest=digest(examples),
         groups=count_groups(examples),
-        losses=tuple(loss for stage in stages for loss in stage.losses),
-        tokens=sum(s.tokens for s in stages),
+        losses=tuple(loss for stage in stages.values() for loss in stage.losses),
+        tokens=sum(s.tokens for s in stages.values()),
         seconds=time.monotonic() - began,
     )
 
