@@ -122,7 +122,7 @@ def measure(model: Any, cases: Iterable[Case]) -> dict[str, dict[str, int]]:
 def run(name: str, config: PatchConfig, split: str, folder: Path, languages: Sequence[str]) -> dict[str, Any]:
     """Train one configuration and measure it."""
     base = load("smollm2")
-    cached = CachedModel(base, FileMemory(folder / "base_answers.jsonl"))
+    cached = CachedModel(load("smollm2"), FileMemory(folder / "base_answers.jsonl"))
     train, measured = {}, [c for c in everyday_held_out() if c.language in languages]
     for suite_name in SUITES:
         train[suite_name], held = cases_of(suite_name, split)

@@ -31,6 +31,7 @@ def test_shipped_plans_are_valid(path: Path) -> None:
         ({"fivefold": 2}, ["fivefold"]),
         ({"budget": "soon"}, ["not a budget", "5m"]),
         ({"guard": {}}, ["guard needs interpret"]),
+        ({"guard": {"guards": ["text"], "languages": {"probe": ["en"]}}}, ["guard.languages names probe", "text"]),
         ({"patch": {}}, ["patch needs redteam"]),
     ],
 )

@@ -158,7 +158,8 @@ def run_guard(ctx: Context) -> Result:
     part = ctx.plan.guard
     assert part is not None
     began = time.monotonic()
-    found: Result = {"parts": guard_parts(ctx, part), "guards": list(part.guards)}
+    languages = {name: list(codes) for name, codes in part.languages.items()}
+    found: Result = {"parts": guard_parts(ctx, part), "guards": list(part.guards), "languages": languages}
     ctx.results["guard"] = found
     guarded = ctx.model("guarded")
     assert isinstance(guarded, GuardedModel)
@@ -239,13 +240,17 @@ def measure_guard(ctx: Context, guarded: GuardedModel, language: str) -> dict[st
 def build_stack(ctx: Context, result: Mapping[str, Any]) -> GuardStack:
     """The stack that a guard step describes, cheapest guard first; probes read the base model's activations."""
     guards: list[Guard] = []
-    parts = result["parts"]
+    parts, languages = result["parts"], result["languages"]
     if "unicode" in result["guards"]:
         guards.append(unicode_guard())
     if "text" in parts:
-        guards.append(text_guard(ctx.store.artifact(parts["text"]), digest=parts["text"]))
+        kept = ctx.store.artifact(parts["text"])
+        guards.append(text_guard(kept, digest=parts["text"], languages=languages.get("text")))
     if "probe" in parts:
-        guards.append(probe_guard(ctx.store.artifact(parts["probe"]), ctx.whitebox("base"), digest=parts["probe"]))
+        kept = ctx.store.artifact(parts["probe"])
+        guards.append(
+            probe_guard(kept, ctx.whitebox("base"), digest=parts["probe"], languages=languages.get("probe"))
+        )
     return GuardStack(guards)
 
 

@@ -6,7 +6,7 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -77,12 +77,17 @@ class PatchPlan(_Part):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class GuardPlan(_Part):
-    """The guard patch. Its probes come from the interpret step; thresholds are set on dev prompts at `target_fpr`."""
+GuardName: TypeAlias = Literal["probe", "text", "unicode"]
 
-    guards: tuple[Literal["probe", "text", "unicode"], ...] = ("probe",)
+
+class GuardPlan(_Part):
+    """The guard patch. Its probes come from the interpret step; thresholds are set on train and dev prompts at
+    `target_fpr`. `languages` says which languages a guard judges, where not all: a probe and a text model that both
+    judge a language add up their false alarms."""
+
+    guards: tuple[GuardName, ...] = ("probe",)
+    languages: dict[GuardName, tuple[str, ...]] = Field(default_factory=dict)
     target_fpr: float = Field(default=0.05, gt=0, lt=1)
-    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Plan(_Part):
@@ -150,15 +155,27 @@ def plan_from(data: object, *, where: str = "plan") -> Plan:
         raise _plan_error(error, where) from error
     if plan.budget:
         parse_minutes(plan.budget)
-    if plan.guard and not plan.interpret:
+    if plan.guard and "probe" in plan.guard.guards and not plan.interpret:
         raise PlanError(
-            f"{where}: guard needs interpret", next_step="add an interpret section: the guard's probe comes from it"
+            f"{where}: guard needs interpret",
+            next_step="add an interpret section, the guard's probe comes from it; or guards: [text], which reads no model",
         )
+    if plan.guard:
+        _check_guard(plan.guard, where)
     if plan.patch and not plan.redteam:
         raise PlanError(
             f"{where}: patch needs redteam", next_step="add a redteam section: the patch answers its findings"
         )
     return plan
+
+
+def _check_guard(part: GuardPlan, where: str) -> None:
+    idle = [name for name in part.languages if name not in part.guards or name == "unicode"]
+    if idle:
+        raise PlanError(
+            f"{where}: guard.languages names {idle[0]}, which judges no language here",
+            expected=", ".join(g for g in part.guards if g != "unicode") or "no entry",
+        )
 
 
 def _plan_error(error: ValidationError, where: str) -> PlanError:
@@ -223,7 +240,9 @@ def scaled(plan: Plan, share: float) -> Plan:
         "reattack": fewer_attacks(plan.reattack),
     }
     if plan.interpret:
-        update["interpret"] = plan.interpret.model_copy(update={"limit": max(28, round(240 * share)), "framed": ()})
+        limit = fewer_each(plan.interpret.limit or 240)
+        prompts = {k: max(28, n) for k, n in limit.items()} if isinstance(limit, dict) else max(28, limit)
+        update["interpret"] = plan.interpret.model_copy(update={"limit": prompts, "framed": ()})
     if plan.patch:
         update["patch"] = plan.patch.model_copy(update={"options": {**plan.patch.options, "share": share}})
     return plan.model_copy(update=update)
