@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ SHORT = Mix(everyday=40, own_tokens=16, sentences=1)
 CONFIGS: dict[str, PatchConfig] = {
     "shipped": PatchConfig(),
     "base": PatchConfig(mix={}),
+    "english": PatchConfig(mix=mix(FRAMED, None)),
+    "english-lean": PatchConfig(mix=mix(replace(FRAMED, framed=16, own_tokens=16), None)),
+    "english-gentle": PatchConfig(mix=mix(FRAMED, None), sft=sft(lr=1.5e-3), preference=rpo(batch_items=8, lr=1e-3)),
     "rpo": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8)),
     "rpo-hot": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),
     "rpo-plain": PatchConfig(mix=mix(PLAIN, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None) ->
         )
     if lora is None and start is None:
         return packed_copy(copy.deepcopy(module)).requires_grad_(True).eval()
-    trained = _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
+    with _quiet():
+        trained = _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
     fuse(trained)
     return trained
 
@@ -98,6 +100,14 @@ def _attach(module: Any, lora: Lora | None, start: Path | None) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(module, config)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """peft asks transformers for a property by its old name; the warning tells a user nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def adapter_parameters(module: nn.Module, lora: Lora) -> int:

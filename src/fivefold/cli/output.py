@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,8 @@ from fivefold.types import Measurement, plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+PIPED_WIDTH = 160
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="smollm2, hf:org/name, a path, openai/…, http://…/v1, scripted:…")
@@ -22,10 +25,11 @@ LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most
 
 
 def console() -> Console:
-    """Standard output for people."""
+    """Standard output for people: as wide as the terminal, and wide enough for a table where there is none."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else PIPED_WIDTH
+    return Console(highlight=False, width=wide)
 
 
 def error_console() -> Console:
@@ -60,15 +64,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def measurement_row(m: Measurement) -> tuple[str, str, str, str, str]:
-    """(metric, slice, estimate, interval, counts) as text; "not measured" when nothing was scored."""
+    """(metric, slice, estimate, interval, counts) as text; "not measured" when nothing was scored, "(corrected)" for
+    the judge's own error where it was."""
     where = " ".join(f"{k}={v}" for k, v in m.slice.items()) or "all"
+    metric = f"{m.metric} (corrected)" if m.corrects else m.metric
     counts = f"{m.n_scored} scored"
     if m.n_unscored or m.n_errored:
         counts += f", {m.n_unscored} unscored, {m.n_errored} errored"
     if m.estimate is None:
-        return m.metric, where, "not measured", "", counts
+        return metric, where, "not measured", "", counts
     interval = "" if m.low is None or m.high is None else f"[{m.low:.3f}, {m.high:.3f}]"
-    return m.metric, where, f"{m.estimate:.3f}", interval, counts
+    return metric, where, f"{m.estimate:.3f}", interval, counts
 
 
 def measurement_json(m: Measurement, **extra: Any) -> dict[str, Any]:

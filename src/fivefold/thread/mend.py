@@ -248,9 +248,7 @@ def build_stack(ctx: Context, result: Mapping[str, Any]) -> GuardStack:
         guards.append(text_guard(kept, digest=parts["text"], languages=languages.get("text")))
     if "probe" in parts:
         kept = ctx.store.artifact(parts["probe"])
-        guards.append(
-            probe_guard(kept, ctx.whitebox("base"), digest=parts["probe"], languages=languages.get("probe"))
-        )
+        guards.append(probe_guard(kept, ctx.whitebox("base"), digest=parts["probe"], languages=languages.get("probe")))
     return GuardStack(guards)
 
 

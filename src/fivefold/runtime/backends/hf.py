@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -360,7 +361,9 @@ def _adapted(module: nn.Module, path: Path) -> nn.Module:
             raise CapabilityError(
                 "adapters that learn a prompt are not supported", expected="LoRA or another of layers"
             )
-        adapted = PeftModel.from_pretrained(module, str(path), is_trainable=False)
+        with warnings.catch_warnings():  # peft asks for a property by its old name
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            adapted = PeftModel.from_pretrained(module, str(path), is_trainable=False)
     except (ValueError, KeyError, RuntimeError, OSError, TypeError) as error:
         raise ModelFileError(f"the adapter in {path} does not fit this model", got=str(error)[:400]) from error
     base: nn.Module = adapted.get_base_model().eval().requires_grad_(False)
