@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,25 @@ def test_a_home_without_permission_is_an_error_that_says_so(capsysbinary: Any, m
     monkeypatch.setenv("FIVEFOLD_HOME", "/proc/nowhere")
     code, _, err = call(capsysbinary, "measurements")
     assert code == 1 and "/proc/nowhere" in err and "Traceback" not in err
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="a disk of a given size needs bubblewrap")
+@pytest.mark.parametrize("room", [65_536, 400_000])
+def test_a_disk_that_is_full_is_an_error_that_says_so(tmp_path: Path, room: int) -> None:
+    """On a real file system of `room` bytes: with too little for the store, and with too little for the answers."""
+    small = tmp_path / "small"
+    small.mkdir()
+    disk = ["bwrap", "--dev-bind", "/", "/", "--size", str(room), "--tmpfs", str(small)]
+    command = ["fivefold.cli", "evaluate", "core-harms", "--model", "scripted:refuse", "--limit", "4"]
+    ran = subprocess.run(
+        [*disk, sys.executable, "-m", *command],
+        env={**os.environ, "FIVEFOLD_HOME": str(small / "home"), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: ") and "no space is left" in ran.stderr and "free some space" in ran.stderr
 
 
 def test_a_judge_that_fails_is_neither_hit_nor_pass(capsysbinary: Any, tmp_path: Path) -> None:
