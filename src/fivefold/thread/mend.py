@@ -137,6 +137,7 @@ def _shared(mix: Mix, share: float) -> Mix:
     return dataclass_replace(
         mix,
         behaviours=part(full),
+        harmful=None if mix.harmful is None else part(mix.harmful),
         framed=part(mix.framed),
         prefilled=part(mix.prefilled),
         everyday=part(mix.everyday),
@@ -283,6 +284,15 @@ def patch_cost(plan: Plan) -> Cost:
     )
 
 
+def guard_cost(plan: Plan) -> Cost:
+    """Held-out prompts of both kinds that a probe reads; a text model reads them in no time."""
+    if plan.guard is None or "probe" not in plan.guard.guards:
+        return Cost()
+    languages = plan.guard.languages.get("probe", LANGUAGES)
+    n = sum(len(suite(name).cases(languages=languages, split="test")) for name in ("core-harms", "core-benign"))
+    return Cost(requests=n, prompt_tokens=n * 40)
+
+
 def describe_patch(result: Result) -> str:
     """Seconds and examples."""
     return f"{sum(result['report']['examples'].values())} examples, {result['report']['seconds']:.0f} s of training"
@@ -308,11 +318,11 @@ PATCH = Step(
 
 GUARD = Step(
     name="guard",
-    title="Build the guard from the probe",
+    title="Build the guards",
     needs=("interpret", "patch"),
     code=("runtime", "guard", "evaluate", "stats"),
     params=lambda plan: plan.guard.model_dump(mode="json") if plan.guard else None,
-    cost=lambda plan: Cost(requests=546, prompt_tokens=546 * 40),
+    cost=guard_cost,
     run=run_guard,
     summary=describe_guard,
 )

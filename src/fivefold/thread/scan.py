@@ -60,6 +60,10 @@ def architecture(model: Any) -> str:
     return type(model.module).__name__ if model is not None else ""
 
 
+def _files(n: int) -> str:
+    return "1 file" if n == 1 else f"{n} files"
+
+
 SCAN = Step(
     name="scan",
     title="Scan and fingerprint the model",
@@ -67,5 +71,5 @@ SCAN = Step(
     params=lambda plan: plan.model,
     cost=lambda plan: Cost(minutes=0.1),
     run=run_scan,
-    summary=lambda r: f"{r['verdict']}, {len(r['files'])} files, fingerprint {r['fingerprint'][:12]}",
+    summary=lambda r: f"{r['verdict']}, {_files(len(r['files']))}, fingerprint {r['fingerprint'][:12]}",
 )

@@ -48,6 +48,9 @@ class Mix:
 
     behaviours: int | None = None
     """At most this many behaviours, harmful and benign each; None takes all."""
+    harmful: int | None = None
+    """At most this many of them on the harmful side; None takes as many as on the benign one. Refusing is learnt from
+    few; telling look-alikes apart is not."""
     framed: int = 0
     """Behaviours that are trained on once more inside a frame, harmful and benign each."""
     prefilled: int = 0
@@ -202,7 +205,7 @@ class Chosen:
 def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], everyday: Sequence[Case]) -> Chosen:
     """The cases that the configuration asks for; the same ones on every call."""
     mix = config.mix
-    kept_harms = _some(harms, {lang: m.behaviours for lang, m in mix.items()})
+    kept_harms = _some(harms, {lang: m.behaviours if m.harmful is None else m.harmful for lang, m in mix.items()})
     kept_benign = _some(benign, {lang: m.behaviours for lang, m in mix.items()})
     if not kept_harms or not kept_benign:
         raise DataError("no cases to train on in the languages asked", expected=", ".join(mix))
