@@ -64,11 +64,18 @@ CONFIGS: dict[str, PatchConfig] = {
     "english": PatchConfig(mix=mix(FRAMED, None)),
     "english-lean": PatchConfig(mix=mix(replace(FRAMED, framed=16, own_tokens=16), None)),
     "english-gentle": PatchConfig(mix=mix(FRAMED, None), sft=sft(lr=1.5e-3), preference=rpo(batch_items=8, lr=1e-3)),
+    "english-hot": PatchConfig(mix=mix(FRAMED, None), preference=rpo(batch_items=8, lr=2e-3)),
+    "english-hotter": PatchConfig(mix=mix(FRAMED, None), preference=rpo(batch_items=8, lr=3e-3)),
+    "contrast-60-hot": PatchConfig(mix=mix(replace(FRAMED, harmful=60), None), preference=rpo(batch_items=8, lr=2e-3)),
     "contrast-60": PatchConfig(mix=mix(replace(FRAMED, harmful=60), None)),
     "contrast-60-gentle": PatchConfig(
         mix=mix(replace(FRAMED, harmful=60, framed=16), None),
         sft=sft(lr=1.5e-3),
         preference=rpo(batch_items=8, lr=1e-3),
+    ),
+    "cpo": PatchConfig(mix=mix(FRAMED, None), preference=rpo(loss="cpo", batch_items=8, lr=1e-3)),
+    "cpo-alone": PatchConfig(
+        mix=mix(FRAMED, None), sft=None, preference=rpo(loss="cpo", batch_items=8, lr=2e-3, epochs=2)
     ),
     "rpo": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8)),
     "rpo-hot": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),

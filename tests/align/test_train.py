@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,8 @@ def test_a_run_that_was_broken_off_gives_the_losses_of_one_that_was_not(
 
 RUN = """
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from _items import random_items, small
@@ -154,7 +158,7 @@ def test_going_on_from_an_adapter_starts_where_it_ended(model: Any, tmp_path: Pa
     patched = model.with_adapter(str(first.path), name="patched")
     logps = [a for of_item in score(packed_copy(patched.module), items, 64) for a in of_item]
     expected = -sum(float(a.sum()) for a in logps) / sum(len(a) for a in logps)
-    weights = [sum(len(items[i].answers[0]) for i in batch) for batch in batches_of(6, small(epochs=1))]
+    weights = [sum(len(items[i].answers[0]) for i in batch) for batch in batches_of(items, small(epochs=1))]
     got = sum(loss * w for loss, w in zip(second.losses, weights, strict=True)) / sum(weights)
     assert got == pytest.approx(expected, abs=0.15)  # dropout is on while training
 
@@ -224,11 +228,17 @@ def test_the_estimate_of_activations_is_of_the_right_size(model: Any) -> None:
 
 
 def test_every_item_is_seen_once_an_epoch_in_another_order() -> None:
-    batches = batches_of(10, small(epochs=2, batch_items=4))
+    batches = batches_of(random_items(10, 1), small(epochs=2, batch_items=4))
     assert [len(b) for b in batches] == [4, 4, 2, 4, 4, 2]
     epochs = [sorted(i for batch in part for i in batch) for part in (batches[:3], batches[3:])]
     assert epochs == [list(range(10))] * 2
     assert batches[:3] != batches[3:]
+
+
+def test_twins_are_trained_on_in_one_step() -> None:
+    items = [replace(item, twin=f"b{i % 6}") for i, item in enumerate(random_items(12, 1))]
+    for batch in batches_of(items, small(epochs=2, batch_items=4)):
+        assert sorted(Counter(items[i].twin for i in batch).values()) == [2, 2]
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

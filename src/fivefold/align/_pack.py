@@ -22,14 +22,15 @@ class Item:
     """One piece of training data: a prompt and its answers, as token ids.
 
     SFT has one answer, a preference pair two (chosen, rejected), an answer with a `label` its own and a mismatched one
-    (`mismatched`). Only answer tokens are trained on. `group` names the
-    kind of item for the record;
+    (`mismatched`). Only answer tokens are trained on. `group` names the kind of item for the record; items of one `twin`
+    are trained on in one step where they fit (a harmful request and its look-alike: what they share cancels out).
     """
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     group: str = ""
     label: bool = True
+    twin: str = ""
 
     @property
     def n_tokens(self) -> int:

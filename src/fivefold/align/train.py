@@ -153,7 +153,7 @@ def train(
     if (done := finished(out, key)) is not None:
         return done
 
-    batches = batches_of(len(items), config)
+    batches = batches_of(items, config)
     began, tokens, history = time.monotonic(), 0, list[dict[str, float]]()
     with seeded(config.seed):
         trained = trainable_copy(model.module, config.adapter, start)
@@ -279,13 +279,17 @@ def lower_of(module: Any, config: TrainConfig) -> Lower | None:
     return Lower(module, first, config.row_tokens) if first and config.reuse_frozen else None
 
 
-def batches_of(n: int, config: TrainConfig) -> list[list[int]]:
-    """Indices of the items of every step of the whole run, each epoch in an order of its own."""
+def batches_of(items: Sequence[Item], config: TrainConfig) -> list[list[int]]:
+    """Indices of the items of every step of the whole run, each epoch in an order of its own. Twins stay together."""
+    units: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        units.setdefault(item.twin or f"/{i}", []).append(i)
     batches = []
     for epoch in range(config.epochs):
-        order = list(range(n))
-        random.Random(f"{config.seed}/{epoch}").shuffle(order)
-        batches += [order[i : i + config.batch_items] for i in range(0, n, config.batch_items)]
+        shuffled = list(units.values())
+        random.Random(f"{config.seed}/{epoch}").shuffle(shuffled)
+        order = [i for unit in shuffled for i in unit]
+        batches += [order[i : i + config.batch_items] for i in range(0, len(items), config.batch_items)]
     return batches
 
 

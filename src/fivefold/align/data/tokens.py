@@ -13,14 +13,22 @@ from fivefold.runtime.protocol import WhiteBox
 def single_items(model: WhiteBox, examples: Sequence[Example], limit: int) -> list[Item]:
     """Items with the chosen answer alone, for SFT. Answers are cut to `limit` tokens."""
     encode = _Encoder(model, limit)
-    return [Item(prompt=encode.prompt(e), answers=(encode.reply(e.chosen),), group=e.group) for e in examples]
+    return [
+        Item(prompt=encode.prompt(e), answers=(encode.reply(e.chosen),), group=e.group, twin=e.behaviour)
+        for e in examples
+    ]
 
 
 def pair_items(model: WhiteBox, examples: Sequence[Example], limit: int) -> list[Item]:
     """Items with chosen and rejected answer, for preference losses; examples without a rejected answer are left out."""
     encode = _Encoder(model, limit)
     return [
-        Item(prompt=encode.prompt(e), answers=(encode.reply(e.chosen), encode.reply(e.rejected)), group=e.group)
+        Item(
+            prompt=encode.prompt(e),
+            answers=(encode.reply(e.chosen), encode.reply(e.rejected)),
+            group=e.group,
+            twin=e.behaviour,
+        )
         for e in examples
         if e.rejected is not None
     ]

@@ -80,7 +80,7 @@ def _sft() -> TrainConfig:
 
 def _preference() -> TrainConfig:
     return TrainConfig(
-        loss="rpo", loss_options={"beta": 0.1, "alpha": 1.0}, reference="start", adapter=LORA, lr=1e-3, batch_items=8
+        loss="rpo", loss_options={"beta": 0.1, "alpha": 1.0}, reference="start", adapter=LORA, lr=2e-3, batch_items=8
     )
 
 
