@@ -55,6 +55,7 @@ def mix(english: Mix, others: Mix | None) -> dict[str, Mix]:
 
 
 FRAMED = Mix(framed=30, everyday=40, own_tokens=24)
+LEAN = Mix(framed=20, everyday=24, own_tokens=16)
 PLAIN = Mix(everyday=40, own_tokens=24)
 SHORT = Mix(everyday=40, own_tokens=16, sentences=1)
 
@@ -66,6 +67,14 @@ CONFIGS: dict[str, PatchConfig] = {
     "english-gentle": PatchConfig(mix=mix(FRAMED, None), sft=sft(lr=1.5e-3), preference=rpo(batch_items=8, lr=1e-3)),
     "english-hot": PatchConfig(mix=mix(FRAMED, None), preference=rpo(batch_items=8, lr=2e-3)),
     "english-hotter": PatchConfig(mix=mix(FRAMED, None), preference=rpo(batch_items=8, lr=3e-3)),
+    "lean": PatchConfig(mix=mix(LEAN, None), pair_tokens=24, preference=rpo(batch_items=8, lr=2e-3)),
+    "lean-cpo": PatchConfig(mix=mix(LEAN, None), pair_tokens=24, preference=rpo(loss="cpo", batch_items=8, lr=2e-3)),
+    "lean-half": PatchConfig(
+        mix=mix(LEAN, None), sft_share=0.5, pair_tokens=24, preference=rpo(batch_items=8, lr=2e-3)
+    ),
+    "lean-70": PatchConfig(
+        mix=mix(LEAN, None), sft_share=0.7, pair_tokens=32, preference=rpo(batch_items=8, lr=2e-3)
+    ),
     "contrast-60-hot": PatchConfig(mix=mix(replace(FRAMED, harmful=60), None), preference=rpo(batch_items=8, lr=2e-3)),
     "contrast-60": PatchConfig(mix=mix(replace(FRAMED, harmful=60), None)),
     "contrast-60-gentle": PatchConfig(

@@ -92,6 +92,8 @@ class PatchConfig:
     """Language → how much of it."""
     sft: TrainConfig | None = field(default_factory=_sft)
     """First stage, or None to begin with the second."""
+    sft_share: float = 1.0
+    """Share of the behaviours that the first stage sees, all examples of each; the second sees all."""
     preference: TrainConfig | None = field(default_factory=_preference)
     """Second stage, or None to stop after the first."""
     prefill_tokens: int = 8
@@ -167,8 +169,9 @@ def patch(
 
     stages: dict[str, TrainResult] = {}
     if config.sft is not None:
+        seen = [e for e in examples if _rank(e.behaviour) < config.sft_share]
         items = single_items(
-            model, [e for e in examples for _ in range(config.mix[e.language].passes)], config.safe_tokens
+            model, [e for e in seen for _ in range(config.mix[e.language].passes)], config.safe_tokens
         )
         settings = replace(config.sft, seed=config.seed)
         stages["sft"] = train(model, items, settings, out / "sft", on_step=watch("sft"))
@@ -188,6 +191,11 @@ def patch(
         tokens=sum(s.tokens for s in stages.values()),
         seconds=time.monotonic() - began,
     )
+
+
+def _rank(behaviour: str) -> float:
+    """Where a behaviour stands in an order that its name alone fixes, in [0, 1)."""
+    return int(digest(behaviour)[:8], 16) / 16**8
 
 
 @dataclass(frozen=True, kw_only=True)
