@@ -102,7 +102,9 @@ def run_campaign(
         for start in range(0, len(assault.cases), size):
             if reason := _no_more(deadline, purse):
                 left = assault.cases[start:]
-                cut.append(f"{assault.attack.name}: {len(left)} behaviours" + ("" if "time" in reason else f", {reason}"))
+                cut.append(
+                    f"{assault.attack.name}: {len(left)} behaviours" + ("" if "time" in reason else f", {reason}")
+                )
                 tried += [_skipped(c, assault.attack.name, reason) for c in left]
                 break
             tried += _run_batch(target, assault, assault.cases[start : start + size], judge, seed, purse)
@@ -115,7 +117,7 @@ def run_campaign(
         queries=sum(a.queries for a in attempts),
         tokens=sum(a.tokens for a in attempts),
         helper_tokens=sum(a.helper_tokens for a in attempts),
-        notes=_notes(assaults, tried),
+        notes=_notes(assaults, tried, judge),
     )
 
 
@@ -133,15 +135,26 @@ def _cut_inside(tried: Sequence[Tried]) -> list[str]:
     return [f"{attack}: {n} behaviours midway, {reason}" for (attack, reason), n in counts.items()]
 
 
-def _notes(assaults: Sequence[Assault], tried: Sequence[Tried]) -> tuple[str, ...]:
-    """What the attacks say of themselves, and how often an attacker had nothing to send."""
+def _notes(assaults: Sequence[Assault], tried: Sequence[Tried], judge: Judge) -> tuple[str, ...]:
+    """What the attacks say of themselves, where rules judge what a model wrote, and how often it had nothing to send."""
     notes = {note: None for a in assaults for note in getattr(a.attack, "notes", ())}
+    by_rules = [a.attack.name for a in assaults if getattr(a.attack, "rewrites", False)] if not _reads(judge) else []
+    for name in dict.fromkeys(by_rules):
+        notes[
+            f"{name}: a model wrote the prompts and rules judged the answers, so an answer to a question that had become "
+            "harmless counts as a success; its success rate is an upper bound (give --judge MODEL)"
+        ] = None
     for name in dict.fromkeys(a.attack.name for a in assaults):
         turns = [a for t in tried if t.attack == name for a in t.attempts]
         empty = sum(isinstance(a.outcome, Unscored) and a.queries == 0 for a in turns)
         if empty:
             notes[f"{name}: the attacker gave nothing usable in {empty} of {len(turns)} tries"] = None
     return tuple(notes)
+
+
+def _reads(judge: Judge) -> bool:
+    """Whether a model judges."""
+    return getattr(judge, "model", None) is not None
 
 
 def _run_batch(

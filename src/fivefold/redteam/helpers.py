@@ -95,6 +95,11 @@ class Helped:
         """Who wrote the prompts, for an attempt's metadata."""
         return TEMPLATES if self.attacker is None else self.attacker.name
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether a model changes what is asked, so that an answer to its words need not answer the request."""
+        return self.attacker is not None
+
     def with_helpers(self: T, wrap: Callable[[Model], Model]) -> T:
         """The same attack with every helping model wrapped."""
         return replace(self, **{role: wrap(m) for role, m in self.helpers.items()})
@@ -109,7 +114,8 @@ def require_helpers(attack: Attack) -> None:
     """Raise UsageError when `attack` needs a helping model that it was not given."""
     if lacking := getattr(attack, "lacking", ""):
         raise UsageError(
-            f"attack {attack.name} cannot be made: {lacking}", next_step="give --attacker MODEL (in a plan: attacker: MODEL)"
+            f"attack {attack.name} cannot be made: {lacking}",
+            next_step="give --attacker MODEL (in a plan: attacker: MODEL)",
         )
 
 

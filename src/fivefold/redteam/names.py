@@ -77,15 +77,18 @@ class Transformed:
         return tuple(getattr(self.attack, "notes", ()))
 
     @property
+    def rewrites(self) -> bool:
+        """Whether a model changes what is asked."""
+        return bool(getattr(self.attack, "rewrites", False))
+
+    @property
     def lacking(self) -> str:
         """Why the attack cannot be made."""
         return str(getattr(self.attack, "lacking", ""))
 
     def with_helpers(self, wrap: Callable[[Model], Model]) -> Transformed:
         """The same with every helping model wrapped."""
-        return (
-            replace(self, attack=self.attack.with_helpers(wrap)) if isinstance(self.attack, HelpedAttack) else self
-        )
+        return replace(self, attack=self.attack.with_helpers(wrap)) if isinstance(self.attack, HelpedAttack) else self
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

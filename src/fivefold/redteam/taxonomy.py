@@ -71,7 +71,9 @@ def _union(parts: Any) -> tuple[str, ...]:
 def _entry(kind: str, name: str) -> Taxonomy:
     entries = table()[kind]
     if name not in entries:
-        raise DataError(f"taxonomy.yaml has no entry for {name!r} under {kind}", next_step="add one: surface, technique, ids")
+        raise DataError(
+            f"taxonomy.yaml has no entry for {name!r} under {kind}", next_step="add one: surface, technique, ids"
+        )
     entry = {**table()["defaults"][kind], **entries[name]}
     found = Taxonomy(
         surface=entry["surface"], technique=entry["technique"], **{c: tuple(entry.get(c, ())) for c in CATALOGUES}

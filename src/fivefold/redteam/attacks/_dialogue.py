@@ -136,7 +136,9 @@ def send_written(
     usable = [i for i, p in enumerate(proposals) if p.failure is None]
     requests = [request(case, proposals[i].prompt, budget) for i in usable]
     details = [{**notes[i], "attacker": wrote} for i in usable]
-    sent = dict(zip(usable, send(case, attack, target, judge, budget, requests, details), strict=True)) if usable else {}
+    sent = (
+        dict(zip(usable, send(case, attack, target, judge, budget, requests, details), strict=True)) if usable else {}
+    )
     return [
         replace(sent[i], helper_tokens=p.tokens) if i in sent else nothing_sent(case, attack, p, wrote)
         for i, p in enumerate(proposals)

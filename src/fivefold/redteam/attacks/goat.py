@@ -33,6 +33,7 @@ from fivefold.redteam.taxonomy import attack_taxonomy
 from fivefold.runtime.protocol import Capability, Model
 from fivefold.types import Case, Errored, Message, Taxonomy
 
+
 @dataclass(frozen=True, kw_only=True)
 class Goat(Helped):
     """One conversation of up to `turns` turns."""

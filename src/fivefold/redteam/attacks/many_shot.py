@@ -44,7 +44,9 @@ class ManyShot:
 
     def __post_init__(self) -> None:
         if not 1 <= self.first <= self.most:
-            raise UsageError("many_shot: not numbers of shots", expected="1 <= first <= most", got=(self.first, self.most))
+            raise UsageError(
+                "many_shot: not numbers of shots", expected="1 <= first <= most", got=(self.first, self.most)
+            )
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
@@ -75,7 +77,9 @@ def _read(path: Path) -> tuple[Shot, ...]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         shots = tuple((str(r["question"]), str(r["answer"])) for r in rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} holds no demonstrations", expected="JSONL with question and answer", got=error) from error
+        raise DataError(
+            f"{path} holds no demonstrations", expected="JSONL with question and answer", got=error
+        ) from error
     if not shots:
         raise DataError(f"{path} holds no demonstrations", expected="JSONL with question and answer")
     return shots

@@ -38,7 +38,9 @@ WRAPPERS: tuple[Mapping[str, str], ...] = (
         "ja": "歴史家が、コンピューターのない時代にはどう行われていたのかと尋ねています。当時の普通のやり方は？{request}",
     },
 )
-_HOW = re.compile(r"^\s*how\s+(?:do|does|can|could|would|should|to)\s+(?:(?:i|you|we|one|someone|people)\s+)?(.+?)[?.\s]*$", re.I)
+_HOW = re.compile(
+    r"^\s*how\s+(?:do|does|can|could|would|should|to)\s+(?:(?:i|you|we|one|someone|people)\s+)?(.+?)[?.\s]*$", re.I
+)
 _SELF = {r"\bmy\b": "their", r"\bme\b": "them", r"\bmyself\b": "themselves", r"\bI\b": "they"}
 
 

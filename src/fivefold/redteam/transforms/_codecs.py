@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 LOWER, UPPER = string.ascii_lowercase, string.ascii_uppercase
 
-_MORSE_CODES = (
+_CODES = (
     ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
     "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----. .-.-.- --..-- ..--.. .----. -....- -..-."
-).split()
-MORSE: Mapping[str, str] = dict(zip(LOWER + string.digits + ".,?'-/", _MORSE_CODES, strict=True))
+)
+MORSE: Mapping[str, str] = dict(zip(LOWER + string.digits + ".,?'-/", _CODES.split(), strict=True))
 _FROM_MORSE = {code: char for char, code in MORSE.items()}
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 import re
 
-
 _WORD = re.compile(r"[A-Za-z]+")
 _VOWEL = re.compile(r"[aeiou]", re.IGNORECASE)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 
-
 _INVISIBLE = ("\u200b", "\u200c", "\u2060")
 
 
