@@ -7,13 +7,9 @@ import random
 
 _LATIN = "aceopxyiAEOPCTXHKMB"
 _ALIKE = (
-    "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0410\u0415"
-    "\u041e\u0420\u0421\u0422\u0425\u041d\u041a\u041c\u0412"
+    "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0410\u0415\u041e\u0420\u0421\u0422\u0425\u041d\u041a\u041c\u0412"
 )
 _DOUBLES = str.maketrans(_LATIN, _ALIKE)
-    "aceopxyiAEOPCTXHKMB",
-    "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0410\u0415\u041e\u0420\u0421\u0422\u0425\u041d\u041a\u041c\u0412",
-)
 
 
 def transform(text: str, rng: random.Random, language: str = "en") -> str:
