@@ -103,7 +103,7 @@ def _at(tried: Sequence[Tried], n: int, judge: str, level: float) -> AtN:
     outcomes = [outcome_at(t, n) for t in tried]
     kept = [(o.value, t) for o, t in zip(outcomes, tried, strict=True) if isinstance(o, Scored)]
     values, clusters = [v for v, _ in kept], [t.case.behaviour or t.case.id for _, t in kept]
-    counts = _judge_counts([t for _, t in kept], n) if judge == "refusal" else None
+    counts = judge_counts([t for _, t in kept], n) if judge == "refusal" else None
     corrected = None
     if counts is not None and values:
         size = effective_n(values, clusters, level)
@@ -118,8 +118,9 @@ def _at(tried: Sequence[Tried], n: int, judge: str, level: float) -> AtN:
     )
 
 
-def _judge_counts(tried: Sequence[Tried], n: int) -> Confusion | None:
-    """The judge's measured counts for these behaviours' one language, for as many answers as each gave it to judge."""
+def judge_counts(tried: Sequence[Tried], n: int | None = None) -> Confusion | None:
+    """The measured counts of the judge by rules for these behaviours' one language, over as many answers (within `n`
+    queries) as each gave it to judge; None for several languages, or one in which it was not measured."""
     languages = {t.case.language for t in tried}
     counts = confusion("compliance", languages.pop()) if len(languages) == 1 else None
     if counts is None or not tried:
@@ -128,11 +129,11 @@ def _judge_counts(tried: Sequence[Tried], n: int) -> Confusion | None:
     return over_answers(counts, max(1.0, sum(answers) / len(answers)))
 
 
-def _within(item: Tried, n: int) -> list[Attempt]:
+def _within(item: Tried, n: int | None) -> list[Attempt]:
     used, kept = 0, []
     for attempt in until_success(item):
         used += attempt.queries
-        if used <= n:
+        if n is None or used <= n:
             kept.append(attempt)
     return kept
 
