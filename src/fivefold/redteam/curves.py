@@ -53,8 +53,8 @@ class Effort:
 def spent(attempts: Sequence[Attempt], unit: Unit) -> float:
     """What these attempts cost; tokens count those of helping models too."""
     if unit == "tokens":
-        return sum(a.tokens + a.helper_tokens for a in attempts)
-    return sum(getattr(a, unit) for a in attempts)
+        return float(sum(a.tokens + a.helper_tokens for a in attempts))
+    return float(sum(a.queries if unit == "queries" else a.seconds for a in attempts))
 
 
 def until_success(item: Tried) -> Sequence[Attempt]:
