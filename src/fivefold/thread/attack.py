@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 from fivefold.evaluate.suites import suite
@@ -39,7 +40,7 @@ def judge_of_answers(name: str | None = None) -> Scorer:
     model with the rubric."""
     if name is None or name.replace("-", "_") in registry("scorer").names():
         return cast(Scorer, registry("scorer").module(name or "refusal").scorer())
-    return cast(Scorer, registry("scorer").module("rubric").scorer(model=load(name)))
+    return cast(Scorer, registry("scorer").module("rubric").scorer(model=_loaded(name)))
 
 
 def helpers_of(attacker: str | None, judge: str | None, store: Any = None) -> Helpers:
@@ -51,8 +52,14 @@ def helpers_of(attacker: str | None, judge: str | None, store: Any = None) -> He
 def _helping(spec: str | None, store: Any) -> Model | None:
     if spec is None:
         return None
-    model = load(spec)
+    model = _loaded(spec)
     return CachedModel(model, store) if store is not None else model
+
+
+@cache
+def _loaded(spec: str) -> Model:
+    """A helping model or judge, loaded once for all attacks and versions of a process."""
+    return load(spec)
 
 
 def behaviours_for(part: RedteamPlan, attack: AttackRun, language: str | None) -> tuple[Case, ...]:
@@ -254,7 +261,7 @@ def attack_cost(part: RedteamPlan | None, versions: int = 1) -> Cost:
             total += Cost(requests=behaviours, minutes=behaviours * run.steps * WHITE_STEP_SECONDS / 60)
             continue
         expected = 1 if run.name == "direct" else max(1, round(run.queries * 0.6))
-        requests = behaviours * expected
+        requests = behaviours * expected * (2 if run.attacker or (part and part.attacker) else 1)
         assert part is not None
         total += Cost(
             requests=requests,
