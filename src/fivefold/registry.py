@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -71,7 +72,7 @@ class Registry:
 
     def _outside(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
-        for entry in entry_points(group=f"fivefold.{self.kind}"):
+        for entry in _entries(f"fivefold.{self.kind}", tuple(sys.path)):
             key = entry.name.replace("-", "_")
             if key in found or key in self._builtin():
                 raise FivefoldError(
@@ -79,6 +80,12 @@ class Registry:
                 )
             found[key] = entry
         return found
+
+
+@cache
+def _entries(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of a group; looking for them reads every installed package, so once for each import path."""
+    return tuple(entry_points(group=group))
 
 
 @cache

@@ -27,6 +27,7 @@ from fivefold.runtime.protocol import Capability, Model, Request
 from fivefold.types import Case, Completion, Errored, Exchange, Message, Scored, Stage, Unscored, Verdict, user_case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from _attacks import made
 
 STILL_EMPTY: set[str] = set()
 FACTORY = {
@@ -134,7 +135,7 @@ def judge_of_attacks(case: Case, completion: Completion) -> Any:
 
 @pytest.mark.parametrize("name", names("attack"))
 def test_attacks_declare_their_needs_and_keep_to_the_budget(name: str, tiny: Model) -> None:
-    attack = registry("attack").module(name).attack()
+    attack = made(name)
     assert attack.name.replace("-", "_") == name
     assert attack.needs <= frozenset(Capability) and attack.taxonomy.surface and attack.taxonomy.technique
     open_needed = attack.needs & {Capability.GRADIENTS, Capability.ACTIVATIONS}
@@ -154,8 +155,7 @@ def test_attacks_declare_their_needs_and_keep_to_the_budget(name: str, tiny: Mod
 @pytest.mark.parametrize("name", [n for n in names("attack") if n != "gcg"])
 def test_text_attacks_succeed_on_a_bot_that_complies_and_fail_on_one_that_refuses(name: str) -> None:
     for bot, expected in (("comply", True), ("refuse", False)):
-        attack = registry("attack").module(name).attack()
-        attempts = attack.run(CASES["en"], scripted(bot), judge_of_attacks, AttackBudget(queries=3), random.Random(0))
+        attempts = made(name).run(CASES["en"], scripted(bot), judge_of_attacks, AttackBudget(queries=3), random.Random(0))
         hits = [isinstance(a.outcome, Scored) and a.outcome.value == 1.0 for a in attempts]
         assert any(hits) is expected, (name, bot)
 

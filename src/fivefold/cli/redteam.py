@@ -1,36 +1,54 @@
-"""`fivefold redteam`: attack a model or a guarded system; successes become findings."""
+"""`fivefold redteam`: attack a model or a guarded system; successes become findings. `coverage`, `curves` and `transfer` say
+what was tried, what it took, and what else falls to it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fivefold.cli.output import (
     JsonFlag,
     LimitOption,
-    ModelOption,
     console,
     measurement_json,
     measurement_row,
     print_json,
     table,
 )
+from fivefold.errors import UsageError
 
 AttackOption = Annotated[
-    list[str], typer.Option("--attack", "-a", help="For example template, base64 | direct, best_of_n @ko.")
+    list[str] | None, typer.Option("--attack", "-a", help="For example template, base64 | direct, best_of_n @ko.")
 ]
+TargetOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="smollm2, hf:org/name, a path, openai/…, http://…/v1, scripted:…")
+]
+JudgeOption = Annotated[
+    str | None, typer.Option("--judge", help="A model that judges answers by a rubric, or a scorer's name.")
+]
+RunOption = Annotated[str | None, typer.Option("--run", help="One run only; without it every run of the store.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    app.command()(redteam)
+    group = typer.Typer(help="Attack a model; what was tried, what it took.", rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(redteam)
+    group.command()(coverage)
+    group.command()(curves)
+    group.command()(transfer)
+    app.add_typer(group, name="redteam")
 
 
 def redteam(
-    model: ModelOption,
-    attack: AttackOption,
+    ctx: typer.Context,
+    model: TargetOption = None,
+    attack: AttackOption = None,
+    attacker: Annotated[
+        str | None, typer.Option("--attacker", help="A model that writes prompts, for pair, tap, crescendo, goat, …")
+    ] = None,
+    judge: JudgeOption = None,
     suite: Annotated[str, typer.Option("--suite", help="Whose behaviours to ask for.")] = "core-harms",
     cases: Annotated[
         Path | None, typer.Option("--cases", help="Behaviours from a JSONL file instead of a suite.")
@@ -40,14 +58,32 @@ def redteam(
     limit: LimitOption = 12,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Queries per behaviour.")] = 8,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimisation steps per behaviour.")] = 20,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer.")] = 40,
     budget: Annotated[str | None, typer.Option("--budget", help="Time for all attacks, for example 2m.")] = None,
+    max_queries: Annotated[
+        int | None, typer.Option("--max-queries", min=1, help="Requests in all, to target and helping models.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Tokens in all, of target and helping models.")
+    ] = None,
+    max_money: Annotated[float | None, typer.Option("--max-money", min=0, help="Money in all; needs --price.")] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="Price of a million tokens.")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     json: JsonFlag = False,
 ) -> None:
     """Attack MODEL with one or more attacks on behaviours of a suite; success is a judge's word with its error
     known."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if model is None or not attack:
+        raise UsageError(
+            f"missing option {'--model' if model is None else '--attack'}",
+            next_step="fivefold redteam --attack template --model smollm2; fivefold list attacks",
+        )
+    from fivefold.redteam.budget import SpendCap
     from fivefold.thread.single import attack_model
 
+    capped = any(x is not None for x in (max_queries, max_tokens, max_money))
     result = attack_model(
         model,
         attack,
@@ -60,10 +96,18 @@ def redteam(
         steps=steps,
         budget=budget,
         seed=seed,
+        attacker=attacker,
+        judge_name=judge,
+        cap=SpendCap(queries=max_queries, tokens=max_tokens, money=max_money, price=price) if capped else None,
+        max_new_tokens=max_new_tokens,
     )
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
         return
+    _show(model, result)
+
+
+def _show(model: str, result: dict[str, Any]) -> None:
     table(
         f"Attacks on {model}",
         ("metric", "slice", "estimate", "interval", "counts"),
@@ -71,5 +115,109 @@ def redteam(
     )
     rows: list[tuple[object, ...]] = [(f.id, f.severity, f.title, len(f.behaviours)) for f in result["findings"]]
     table("Findings", ("id", "severity", "title", "behaviours"), rows or [("none", "", "", "")])
+    for note in result["notes"]:
+        console().print(f"NOTE: {note}", markup=False)
     for note in result["left_out"]:
         console().print(f"left out: {note}", markup=False)
+    console().print(f"run {result['run']}: fivefold redteam curves --run {result['run']}", markup=False)
+
+
+def coverage(
+    run: RunOption = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="attack, transform, language, surface, owasp, agentic or atlas.")
+    ] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only what has not been tried.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """What has and has not been tried, by attack, transform, language, surface and catalogue entry."""
+    from fivefold.thread.tried import covered
+
+    found = covered(run)
+    rows = [r for r in found["coverage"] if (kind is None or r.kind == kind) and not (missing and r.state == "tried")]
+    if json:
+        print_json({"coverage": rows, "combinations": found["combinations"]})
+        return
+    columns = ("kind", "name", "what it is", "state", "behaviours", "judged", "successes", "languages")
+    table("Coverage", columns, [_coverage_row(r) for r in rows])
+    if not missing and kind is None:
+        table("Tried", columns, [_coverage_row(r) for r in found["combinations"]])
+
+
+def _coverage_row(r: Any) -> tuple[object, ...]:
+    lost = "".join(f", {n} {word}" for n, word in ((r.errored, "errored"), (r.unscored, "unscored")) if n)
+    return r.kind, r.name, r.title, r.state, r.behaviours, f"{r.judged}{lost}", r.successes, " ".join(r.languages)
+
+
+def curves(
+    run: RunOption = None,
+    unit: Annotated[str, typer.Option("--unit", help="queries, tokens or seconds, for survival and cost.")] = "queries",
+    json: JsonFlag = False,
+) -> None:
+    """Success after n queries (raw and without the judge's error), survival over a budget, and what a success cost."""
+    from fivefold.thread.tried import curves as computed
+
+    found = computed(run, unit)
+    if json:
+        print_json({"curves": found})
+        return
+    at = [
+        (c["model"], c["attack"], p["n"], _rate(p["raw"]), _rate(p["corrected"]), p["scored"])
+        for c in found
+        for p in c["success_at"]
+    ]
+    table("Success at n queries", ("model", "attack", "n", "raw", "without the judge's error", "behaviours"), at)
+    holds = [
+        (c["model"], c["attack"], f"{s['time']:g}", f"{s['share']:.3f}", _limits(s), s["at_risk"])
+        for c in found
+        for s in c["survival"]
+    ]
+    table(f"Holding out beyond a budget of {unit}", ("model", "attack", unit, "share", "interval", "at risk"), holds)
+    costs = [
+        (
+            c["model"],
+            c["attack"],
+            e["successes"],
+            *(_number(e[k]) for k in ("first_quartile", "median", "third_quartile")),
+        )
+        for c in found
+        for e in (c["effort"],)
+    ]
+    table(
+        f"{unit} to success".capitalize(),
+        ("model", "attack", "successes", "quarter", "median", "three quarters"),
+        costs,
+    )
+
+
+def transfer(
+    run: Annotated[str, typer.Argument(help="The run whose successes are sent.")],
+    to: Annotated[list[str] | None, typer.Option("--to", help="A model to send them to; several may be named.")] = None,
+    judge: JudgeOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Send what succeeded in RUN, as it stands, to other models."""
+    from fivefold.thread.tried import transfer as sent
+
+    found = sent(run, to or [], judge)
+    if json:
+        print_json({"transfer": found})
+        return
+    rows = [(c["source"], c["target"], _rate(c["rate"]), c["rate"]["n"], len(c["outcomes"])) for c in found]
+    table("Transfer", ("source", "target", "success", "judged", "sent"), rows)
+
+
+def _rate(interval: dict[str, Any] | None) -> str:
+    if interval is None or interval["estimate"] is None:
+        return "not measured"
+    return f"{interval['estimate']:.3f} {_limits(interval)}".strip()
+
+
+def _limits(interval: dict[str, Any]) -> str:
+    if interval["low"] is None or interval["high"] is None:
+        return ""
+    return f"[{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1f}"

@@ -7,9 +7,13 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from fivefold.errors import BudgetError
 from fivefold.redteam.attacks._text import succeeded
-from fivefold.redteam.batching import BatchingModel
+from fivefold.redteam.batching import Meeting
+from fivefold.redteam.budget import PaidModel, Purse, SpendCap
+from fivefold.redteam.helpers import HelpedAttack, require_helpers
 from fivefold.redteam.protocol import Attack, AttackBudget, Attempt, Judge
 from fivefold.runtime.protocol import Capability, Model, require
 from fivefold.types import Case, Errored, Outcome, Scored, Unscored
@@ -29,12 +33,14 @@ class Assault:
 @dataclass(frozen=True, kw_only=True)
 class Tried:
     """What one attack did to one behaviour. `outcome` is Scored 1 when any attempt succeeded, 0 when all were judged
-    and none did, Errored when attempts failed and none succeeded, Unscored when the budget left no attempt."""
+    and none did, Errored when attempts failed and none succeeded, Unscored when the budget left no attempt, or cut the
+    attack off before it was through (`cut_off` says by what)."""
 
     case: Case
     attack: str
     attempts: tuple[Attempt, ...]
     outcome: Outcome
+    cut_off: str = ""
 
     @property
     def success(self) -> Attempt | None:
@@ -54,12 +60,16 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignResult:
-    """Everything that was tried. `stopped_early` names what the deadline cut off."""
+    """Everything that was tried. `stopped_early` names what a deadline or a cap cut off, `notes` what a reader of the
+    numbers must know; `queries` and `tokens` are the target's, `helper_tokens` those of models that helped."""
 
     tried: tuple[Tried, ...]
     seconds: float
     stopped_early: tuple[str, ...] = ()
     queries: int = field(default=0)
+    tokens: int = 0
+    helper_tokens: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def run_campaign(
@@ -69,55 +79,115 @@ def run_campaign(
     *,
     seed: int = 0,
     deadline: float | None = None,
+    cap: SpendCap | None = None,
     on_progress: OnProgress | None = None,
 ) -> CampaignResult:
     """Run every assault. Text attacks on different behaviours share batches; gradient attacks run one by one.
 
-    `deadline` is a `time.monotonic()` value: behaviours not begun by then are Unscored, never counted as withstood.
+    `deadline` is a `time.monotonic()` value: behaviours not begun by then are Unscored, never counted as withstood. The
+    same holds for what `cap` cuts off. An attack that lacks a model it cannot do without is refused before work starts.
     """
     for assault in assaults:
         require(target, *(assault.attack.needs - {Capability.GRADIENTS}), for_=f"attack {assault.attack.name}")
+        require_helpers(assault.attack)
     started = time.monotonic()
     report = on_progress or (lambda done, total, note: None)
     total = sum(len(a.cases) for a in assaults)
+    purse = Purse(cap or SpendCap())
     tried: list[Tried] = []
     cut: list[str] = []
     for assault in assaults:
         report(len(tried), total, assault.attack.name)
-        white = Capability.GRADIENTS in assault.attack.needs
-        size = 1 if white else 32
+        size = 1 if Capability.GRADIENTS in assault.attack.needs else 32
         for start in range(0, len(assault.cases), size):
-            batch = assault.cases[start : start + size]
-            if deadline is not None and time.monotonic() >= deadline:
-                cut.append(f"{assault.attack.name}: {len(assault.cases) - start} behaviours")
-                tried += [_skipped(c, assault.attack.name) for c in assault.cases[start:]]
+            if reason := _no_more(deadline, purse):
+                left = assault.cases[start:]
+                cut.append(
+                    f"{assault.attack.name}: {len(left)} behaviours" + ("" if "time" in reason else f", {reason}")
+                )
+                tried += [_skipped(c, assault.attack.name, reason) for c in left]
                 break
-            tried += _run_batch(target, assault, batch, judge, seed, white)
+            tried += _run_batch(target, assault, assault.cases[start : start + size], judge, seed, purse)
             report(len(tried), total, assault.attack.name)
+    attempts = [a for t in tried for a in t.attempts]
     return CampaignResult(
         tried=tuple(tried),
         seconds=time.monotonic() - started,
-        stopped_early=tuple(cut),
-        queries=sum(a.queries for t in tried for a in t.attempts),
+        stopped_early=(*cut, *_cut_inside(tried)),
+        queries=sum(a.queries for a in attempts),
+        tokens=sum(a.tokens for a in attempts),
+        helper_tokens=sum(a.helper_tokens for a in attempts),
+        notes=_notes(assaults, tried, judge),
     )
 
 
+def _no_more(deadline: float | None, purse: Purse) -> str:
+    if deadline is not None and time.monotonic() >= deadline:
+        return "the time budget was spent"
+    return "the campaign's spend cap was reached" if purse.empty else ""
+
+
+def _cut_inside(tried: Sequence[Tried]) -> list[str]:
+    counts: dict[tuple[str, str], int] = {}
+    for t in tried:
+        if t.cut_off and t.attempts:
+            counts[t.attack, t.cut_off] = counts.get((t.attack, t.cut_off), 0) + 1
+    return [f"{attack}: {n} behaviours midway, {reason}" for (attack, reason), n in counts.items()]
+
+
+def _notes(assaults: Sequence[Assault], tried: Sequence[Tried], judge: Judge) -> tuple[str, ...]:
+    """What the attacks say of themselves, where rules judge what a model wrote, and how often it had nothing to send."""
+    notes = {note: None for a in assaults for note in getattr(a.attack, "notes", ())}
+    by_rules = [a.attack.name for a in assaults if getattr(a.attack, "rewrites", False)] if not _reads(judge) else []
+    for name in dict.fromkeys(by_rules):
+        notes[
+            f"{name}: a model wrote the prompts and rules judged the answers, so an answer to a question that had become "
+            "harmless counts as a success; its success rate is an upper bound (give --judge MODEL)"
+        ] = None
+    for name in dict.fromkeys(a.attack.name for a in assaults):
+        turns = [a for t in tried if t.attack == name for a in t.attempts]
+        empty = sum(isinstance(a.outcome, Unscored) and a.queries == 0 for a in turns)
+        if empty:
+            notes[f"{name}: the attacker gave nothing usable in {empty} of {len(turns)} tries"] = None
+    return tuple(notes)
+
+
+def _reads(judge: Judge) -> bool:
+    """Whether a model judges."""
+    return getattr(judge, "model", None) is not None
+
+
 def _run_batch(
-    target: Model, assault: Assault, cases: Sequence[Case], judge: Judge, seed: int, white: bool
+    target: Model, assault: Assault, cases: Sequence[Case], judge: Judge, seed: int, purse: Purse
 ) -> list[Tried]:
     attack = assault.attack
-    if white:
-        return [_one(case, attack, target, judge, assault.budget, seed) for case in cases]
-    shared = BatchingModel(target)
-    jobs = [lambda c=case: _one(c, attack, shared, judge, assault.budget, seed) for case in cases]
-    return shared.run_all(jobs)
+    if Capability.GRADIENTS in attack.needs:
+        paid: Any = PaidModel(target, purse)
+        alone = _helped_through(attack, lambda m: PaidModel(m, purse))
+        return [_one(case, alone, paid, judge, assault.budget, seed) for case in cases]
+    meeting = Meeting(purse)
+    shared, together = meeting.model(target), _helped_through(attack, meeting.model)
+    jobs = [lambda c=case: _one(c, together, shared, judge, assault.budget, seed) for case in cases]
+    return meeting.run_all(jobs)
+
+
+def _helped_through(attack: Attack, wrap: Callable[[Model], Model]) -> Attack:
+    return attack.with_helpers(wrap) if isinstance(attack, HelpedAttack) else attack
 
 
 def _one(case: Case, attack: Attack, target: Model, judge: Judge, budget: AttackBudget, seed: int) -> Tried:
     digest = hashlib.sha256(f"{seed}|{attack.name}|{case.id}".encode()).digest()
     rng = random.Random(int.from_bytes(digest[:8], "big"))
-    attempts = tuple(attack.run(case, target, judge, budget, rng))
-    return Tried(case=case, attack=attack.name, attempts=attempts, outcome=_outcome(attempts))
+    attempts: list[Attempt] = []
+    cut_off = ""
+    try:
+        attempts.extend(attack.run(case, target, judge, budget, rng))
+    except BudgetError as error:
+        cut_off = error.what
+    outcome = _outcome(attempts)
+    if cut_off and not (isinstance(outcome, Scored) and outcome.value >= 0.5):
+        outcome = Unscored(reason=cut_off)
+    return Tried(case=case, attack=attack.name, attempts=tuple(attempts), outcome=outcome, cut_off=cut_off)
 
 
 def _outcome(attempts: Sequence[Attempt]) -> Outcome:
@@ -129,9 +199,10 @@ def _outcome(attempts: Sequence[Attempt]) -> Outcome:
     if errors:
         return Errored(error=errors[0].error, judge=errors[0].judge)
     if not scored:
-        return Unscored(reason="no attempt was judged")
+        unscored = next((a.outcome for a in attempts if isinstance(a.outcome, Unscored)), None)
+        return unscored or Unscored(reason="no attempt was judged")
     return Scored(value=0.0, label="withstood", judge=scored[0].judge)
 
 
-def _skipped(case: Case, attack: str) -> Tried:
-    return Tried(case=case, attack=attack, attempts=(), outcome=Unscored(reason="the time budget was spent"))
+def _skipped(case: Case, attack: str, reason: str) -> Tried:
+    return Tried(case=case, attack=attack, attempts=(), outcome=Unscored(reason=reason), cut_off=reason)

@@ -35,6 +35,8 @@ class Attempt:
     tokens: int = 0
     seconds: float = 0.0
     loss: float | None = None
+    helper_tokens: int = 0
+    """Tokens of the models that helped (attacker, evaluator, translator), which `tokens` does not count."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import cache
 from typing import Any, cast
 
 from fivefold.evaluate.suites import suite
+from fivefold.evidence import Store
+from fivefold.redteam import kept
+from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import Assault, CampaignResult, Tried, run_campaign
+from fivefold.redteam.curves import judge_counts
 from fivefold.redteam.findings import findings_from
+from fivefold.redteam.helpers import Helpers
 from fivefold.redteam.names import parse
 from fivefold.redteam.protocol import AttackBudget, Judge
 from fivefold.redteam.replay import replay
 from fivefold.registry import registry
-from fivefold.runtime.protocol import Capability, Cost
+from fivefold.runtime.cached import CachedModel
+from fivefold.runtime.load import load
+from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.score.protocol import Scorer
-from fivefold.stats import measure_rate
+from fivefold.stats import correct_rate, measure_rate
 from fivefold.thread.context import Context
 from fivefold.thread.mend import probe_penalties
 from fivefold.thread.plan import AttackRun, Plan, RedteamPlan
@@ -29,9 +35,31 @@ PROMPT_TOKENS = 90
 WHITE_STEP_SECONDS = 4.0
 
 
-def judge_of_answers() -> Scorer:
-    """The judge of harmful requests' answers: refusal, compliance or incoherence."""
-    return cast(Scorer, registry("scorer").module("refusal").scorer())
+def judge_of_answers(name: str | None = None) -> Scorer:
+    """The judge of harmful requests' answers: refusal, compliance or incoherence by rules, a scorer by its name, or a
+    model with the rubric."""
+    if name is None or name.replace("-", "_") in registry("scorer").names():
+        return cast(Scorer, registry("scorer").module(name or "refusal").scorer())
+    return cast(Scorer, registry("scorer").module("rubric").scorer(model=_loaded(name)))
+
+
+def helpers_of(attacker: str | None, judge: str | None, store: Any = None) -> Helpers:
+    """The models that help attacks; a judge that is a model also reads what an attacker wrote."""
+    reader = judge if judge is not None and judge.replace("-", "_") not in registry("scorer").names() else None
+    return Helpers(attacker=_helping(attacker, store), evaluator=_helping(reader, store))
+
+
+def _helping(spec: str | None, store: Any) -> Model | None:
+    if spec is None:
+        return None
+    model = _loaded(spec)
+    return CachedModel(model, store) if store is not None else model
+
+
+@cache
+def _loaded(spec: str) -> Model:
+    """A helping model or judge, loaded once for all attacks and versions of a process."""
+    return load(spec)
 
 
 def behaviours_for(part: RedteamPlan, attack: AttackRun, language: str | None) -> tuple[Case, ...]:
@@ -43,13 +71,21 @@ def behaviours_for(part: RedteamPlan, attack: AttackRun, language: str | None) -
 
 
 def assaults_of(
-    part: RedteamPlan, *, white_box: bool, extra: Mapping[str, Mapping[str, Any]] | None = None
+    part: RedteamPlan,
+    *,
+    white_box: bool,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    store: Any = None,
 ) -> tuple[list[Assault], list[str]]:
     """The plan's assaults, and what had to be left out because the target is closed. `extra` adds options by name."""
     assaults, left_out = [], []
     for run in part.attacks:
         options = {**run.options, **dict((extra or {}).get(run.name, {}))}
-        attack, language = parse(run.name, options)
+        helpers = helpers_of(run.attacker or part.attacker, part.judge, store)
+        attack, language = parse(run.name, options, helpers=helpers)
+        if lacking := getattr(attack, "lacking", ""):
+            left_out.append(f"{attack.name}: {lacking}")
+            continue
         if Capability.GRADIENTS in attack.needs and not white_box:
             left_out.append(f"{attack.name}: needs gradients, which this model does not offer")
             continue
@@ -82,17 +118,33 @@ def measure_attacks(
             run=ctx.run,
         )
         made.append(ctx.store.add_measurement(measurement))
-    return made
+    return made + corrected_success(ctx.store, made, slices, judge)
+
+
+def corrected_success(
+    store: Store, raw: Sequence[Measurement], slices: Mapping[str, Sequence[Tried]], judge: Scorer
+) -> list[Measurement]:
+    """Attack success without the judge's error, for slices of one language that the rules judged; an attack that gets
+    several answers judged has as many chances of a false alarm."""
+    if judge.digest != judge_of_answers().digest:
+        return []
+    out = []
+    for m in raw:
+        tried = slices[m.slice["attack"]]
+        counts = judge_counts(tried)
+        if counts is not None and m.measured:
+            out.append(store.add_measurement(correct_rate(m, counts)))
+    return out
 
 
 def run_redteam(ctx: Context) -> Result:
     """Attack the base model; every weakness that is found becomes a finding with an id."""
     part = ctx.plan.redteam
     assert part is not None
-    target, judge = ctx.model("base"), judge_of_answers()
+    target, judge = ctx.model("base"), judge_of_answers(part.judge)
     white = Capability.GRADIENTS in target.capabilities
-    assaults, left_out = assaults_of(part, white_box=white)
-    campaign = _campaign(ctx, target, assaults, judge, part.minutes)
+    assaults, left_out = assaults_of(part, white_box=white, store=ctx.store)
+    campaign = _campaign(ctx, target, assaults, judge, part, part.minutes)
     taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
     found = findings_from(campaign.tried, subject=target.fingerprint, run=ctx.run, taxonomies=taxonomies)
     kept = [ctx.store.add_finding(f) for f in found]
@@ -102,14 +154,15 @@ def run_redteam(ctx: Context) -> Result:
         "measurements": [m.id for m in made],
         "tried": _keep_tried(ctx, "redteam", {"base": campaign}),
         "heat": {"base": heat(campaign.tried, "redteam/base")},
-        "left_out": left_out + list(campaign.stopped_early),
+        "left_out": [*left_out, *campaign.stopped_early, *campaign.notes],
         "queries": campaign.queries,
     }
 
 
 def run_replay(ctx: Context) -> Result:
     """Ask every finding's cases again of every version; states move by what is seen."""
-    judge = judge_of_answers()
+    part = ctx.plan.redteam
+    judge = judge_of_answers(part.judge if part else None)
     findings = [f for f in ctx.store.findings() if f.id in set(ctx.results["redteam"]["findings"])]
     measured: list[Measurement] = []
     rows: dict[str, dict[str, Any]] = {}
@@ -142,7 +195,7 @@ def run_reattack(ctx: Context) -> Result:
     """
     part = ctx.plan.reattack
     assert part is not None
-    judge = judge_of_answers()
+    judge = judge_of_answers(part.judge)
     white = Capability.GRADIENTS in ctx.model("base").capabilities
     penalties = probe_penalties(ctx) if white else []
     campaigns: dict[str, CampaignResult] = {}
@@ -151,12 +204,12 @@ def run_reattack(ctx: Context) -> Result:
     versions = [v for v in ctx.available() if v != "guarded" or "patched+guarded" not in ctx.available()]
     for version in versions:
         known = {"gcg": {"penalties": list(penalties)}} if "guarded" in version and penalties else None
-        assaults, out = assaults_of(part, white_box=white, extra=known)
+        assaults, out = assaults_of(part, white_box=white, extra=known, store=ctx.store)
         ctx.progress.say(f"re-attack of {version}")
         minutes = part.minutes / len(versions) if part.minutes else None
-        campaigns[version] = _campaign(ctx, ctx.model(version), assaults, judge, minutes)
+        campaigns[version] = _campaign(ctx, ctx.model(version), assaults, judge, part, minutes)
         measured += measure_attacks(ctx, version, campaigns[version].tried, judge, behaviours="held-out")
-        left_out += [f"{version}: {o}" for o in (*out, *campaigns[version].stopped_early)]
+        left_out += [f"{version}: {o}" for o in (*out, *campaigns[version].stopped_early, *campaigns[version].notes)]
     return {
         "measurements": [m.id for m in measured],
         "tried": _keep_tried(ctx, "reattack", campaigns),
@@ -208,7 +261,7 @@ def attack_cost(part: RedteamPlan | None, versions: int = 1) -> Cost:
             total += Cost(requests=behaviours, minutes=behaviours * run.steps * WHITE_STEP_SECONDS / 60)
             continue
         expected = 1 if run.name == "direct" else max(1, round(run.queries * 0.6))
-        requests = behaviours * expected
+        requests = behaviours * expected * (2 if run.attacker or (part and part.attacker) else 1)
         assert part is not None
         total += Cost(
             requests=requests,
@@ -219,7 +272,7 @@ def attack_cost(part: RedteamPlan | None, versions: int = 1) -> Cost:
 
 
 def _campaign(
-    ctx: Context, target: Any, assaults: Sequence[Assault], judge: Judge, minutes: float | None
+    ctx: Context, target: Any, assaults: Sequence[Assault], judge: Judge, part: RedteamPlan, minutes: float | None
 ) -> CampaignResult:
     limits = [t for t in (ctx.deadline, time.monotonic() + minutes * 60 if minutes else None) if t is not None]
     return run_campaign(
@@ -228,25 +281,14 @@ def _campaign(
         judge,
         seed=ctx.plan.seed,
         deadline=min(limits) if limits else None,
+        cap=SpendCap(queries=part.max_queries, tokens=part.max_tokens),
         on_progress=lambda done, total, note: ctx.progress.advance(done, total, note),
     )
 
 
 def _keep_tried(ctx: Context, name: str, campaigns: Mapping[str, CampaignResult]) -> str:
     """Every attempt with its transcript as an artifact of the user's store; returns its digest."""
-    body = {
-        version: [
-            {
-                "case": plain(t.case),
-                "attack": t.attack,
-                "outcome": plain(t.outcome),
-                "attempts": [plain(replace(a, seconds=round(a.seconds, 3))) for a in t.attempts],
-            }
-            for t in campaign.tried
-        ]
-        for version, campaign in campaigns.items()
-    }
-    data = json.dumps(body, ensure_ascii=False, indent=1).encode()
+    data = kept.dump({version: campaign.tried for version, campaign in campaigns.items()})
     artifact = ctx.store.put_artifact(data, name=f"{name}.json", media_type="application/json", run=ctx.run)
     return artifact.digest
 

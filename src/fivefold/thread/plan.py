@@ -38,7 +38,7 @@ class SuiteRun(_Part):
 
 class AttackRun(_Part):
     """One attack on `behaviours` behaviours. `name` may compose transforms, `base64 | role_play`; `options` go to the
-    attack's factory."""
+    attack's factory. `attacker` names the model that writes for an attack that asks for one."""
 
     name: str
     behaviours: int = Field(default=8, gt=0)
@@ -46,16 +46,25 @@ class AttackRun(_Part):
     queries: int = Field(default=8, gt=0)
     steps: int = Field(default=10, gt=0)
     options: dict[str, Any] = Field(default_factory=dict)
+    attacker: str | None = None
 
 
 class RedteamPlan(_Part):
-    """Attacks on behaviours of one split. Successes become findings."""
+    """Attacks on behaviours of one split. Successes become findings.
+
+    `attacker` writes prompts and `judge` judges answers, each any model by its name; `judge` may also be a scorer's name
+    (the default is `refusal`, judged by rules). `max_queries` and `max_tokens` cap the whole step for each model version.
+    """
 
     suite: str = "core-harms"
     split: Split = "train"
     attacks: tuple[AttackRun, ...] = ()
     max_new_tokens: int = Field(default=40, gt=0)
     minutes: float | None = Field(default=None, gt=0)
+    attacker: str | None = None
+    judge: str | None = None
+    max_queries: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
 
 
 class InterpretPlan(_Part):

@@ -19,15 +19,18 @@ from fivefold.evaluate.outside import evaluate_outside
 from fivefold.evaluate.run import EvaluationResult, evaluate
 from fivefold.evaluate.suites import Suite, suite, suite_names
 from fivefold.evidence import Store
+from fivefold.redteam import kept
+from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import Assault, run_campaign
 from fivefold.redteam.findings import findings_from
+from fivefold.redteam.helpers import require_helpers
 from fivefold.redteam.names import parse
 from fivefold.redteam.protocol import AttackBudget
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
 from fivefold.stats import measure_rate
-from fivefold.thread.attack import CODE, heat, judge_of_answers
+from fivefold.thread.attack import CODE, corrected_success, heat, helpers_of, judge_of_answers
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
@@ -102,25 +105,37 @@ def attack_model(
     steps: int,
     budget: str | None,
     seed: int,
+    attacker: str | None = None,
+    judge_name: str | None = None,
+    cap: SpendCap | None = None,
+    max_new_tokens: int = 40,
 ) -> dict[str, Any]:
-    """Attack one model; successes become findings in the store."""
+    """Attack one model; successes become findings in the store, every attempt an artifact of it."""
     if not attacks:
         raise UsageError("no attack was named", next_step="fivefold list attacks")
-    parsed = [parse(text) for text in attacks]
     pool = _behaviours(suite_name, cases, split, limit)
-    model = load(spec)
     with Store.open() as store:
+        helpers = helpers_of(attacker, judge_name, store)
+        parsed = [parse(text, helpers=helpers) for text in attacks]
+        for attack, _ in parsed:
+            require_helpers(attack)
+        model = load(spec)
         target = CachedModel(model, store)
-        run = _run_name("redteam", spec, {"attacks": list(attacks), "split": split, "limit": limit, "queries": queries})
+        settings = {"attacks": list(attacks), "split": split, "limit": limit, "queries": queries}
+        asked = {k: v for k, v in {"attacker": attacker, "judge": judge_name, "cap": cap}.items() if v is not None}
+        run = _run_name("redteam", spec, {**settings, **asked})
         _record(store, model, spec, run)
-        limits = AttackBudget(queries=queries, steps=steps)
+        limits = AttackBudget(queries=queries, steps=steps, max_new_tokens=max_new_tokens)
         assaults = [Assault(attack=a, cases=pool(at or language), budget=limits) for a, at in parsed]
-        judge = judge_of_answers()
+        judge = judge_of_answers(judge_name)
         deadline = time.monotonic() + parse_minutes(budget) * 60 if budget else None
-        campaign = run_campaign(target, assaults, judge, seed=seed, deadline=deadline)
+        campaign = run_campaign(target, assaults, judge, seed=seed, deadline=deadline, cap=cap)
+        artifact = store.put_artifact(
+            kept.dump({spec: campaign.tried}), name="redteam.json", media_type="application/json", run=run
+        )
         taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
         found = findings_from(campaign.tried, subject=model.fingerprint, run=run, taxonomies=taxonomies)
-        kept = [store.add_finding(f) for f in found]
+        findings = [store.add_finding(f) for f in found]
         slices = {t.attack: [u for u in campaign.tried if u.attack == t.attack] for t in campaign.tried}
         made = [
             store.add_measurement(
@@ -140,15 +155,20 @@ def attack_model(
             )
             for name, tried in slices.items()
         ]
+        made += corrected_success(store, made, slices, judge)
     return {
         "run": run,
         "model": spec,
         "measurements": made,
-        "findings": kept,
+        "findings": findings,
         "heat": heat(campaign.tried),
         "queries": campaign.queries,
         "seconds": campaign.seconds,
+        "tokens": campaign.tokens,
+        "helper_tokens": campaign.helper_tokens,
+        "tried": artifact.digest,
         "left_out": list(campaign.stopped_early),
+        "notes": list(campaign.notes),
     }
 
 

@@ -29,7 +29,11 @@ class Taxonomy:
     surface: str
     technique: str
     owasp: tuple[str, ...] = ()
+    """Ids of the OWASP Top 10 for LLM applications."""
     atlas: tuple[str, ...] = ()
+    """Technique ids of MITRE ATLAS."""
+    agentic: tuple[str, ...] = ()
+    """Ids of the OWASP Top 10 for agentic applications."""
 
 
 @dataclass(frozen=True, kw_only=True)

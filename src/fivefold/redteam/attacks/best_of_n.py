@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 from fivefold.redteam.attacks._text import request, send, succeeded
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
+from fivefold.redteam.taxonomy import attack_taxonomy
 from fivefold.runtime.protocol import Capability, Model
-from fivefold.types import Case, Taxonomy
+from fivefold.types import Case
 
 
 def augment(prompt: str, rng: random.Random, *, strength: float) -> str:
@@ -44,9 +45,7 @@ class BestOfN:
 
     name = "best_of_n"
     needs = frozenset({Capability.GENERATE})
-    taxonomy = Taxonomy(
-        surface="user prompt", technique="random augmentation search", owasp=("LLM01:2025",), atlas=("AML.T0054",)
-    )
+    taxonomy = attack_taxonomy("best_of_n")
 
     def __init__(self, batch: int = 4, temperature: float = 1.0) -> None:
         self.batch, self.temperature = batch, temperature

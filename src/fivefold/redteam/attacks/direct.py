@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from fivefold.redteam.attacks._text import request, send
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
+from fivefold.redteam.taxonomy import attack_taxonomy
 from fivefold.runtime.protocol import Capability, Model
-from fivefold.types import Case, Taxonomy
+from fivefold.types import Case
 
 
 class Direct:
@@ -19,7 +20,7 @@ class Direct:
 
     name = "direct"
     needs = frozenset({Capability.GENERATE})
-    taxonomy = Taxonomy(surface="user prompt", technique="direct request", owasp=("LLM01:2025",), atlas=("AML.T0054",))
+    taxonomy = attack_taxonomy("direct")
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

@@ -17,8 +17,9 @@ import yaml
 from fivefold.errors import UnknownNameError
 from fivefold.redteam.attacks._text import request, send, succeeded
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
+from fivefold.redteam.taxonomy import attack_taxonomy
 from fivefold.runtime.protocol import Capability, Model
-from fivefold.types import Case, Taxonomy
+from fivefold.types import Case
 
 
 @cache
@@ -41,12 +42,7 @@ class Template:
 
     name = "template"
     needs = frozenset({Capability.GENERATE})
-    taxonomy = Taxonomy(
-        surface="user prompt",
-        technique="jailbreak template",
-        owasp=("LLM01:2025",),
-        atlas=("AML.T0054", "AML.T0051.000"),
-    )
+    taxonomy = attack_taxonomy("template")
 
     def __init__(self, templates: Sequence[str] = ()) -> None:
         self.templates = tuple(templates) or tuple(wrappers())

@@ -1,1 +1,1 @@
-"""One prompt transform a file: each module has `transform(text, rng) -> str`."""
+"""One prompt transform a file: each module has `transform(text, rng, language, **options) -> str`."""

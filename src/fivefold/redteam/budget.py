@@ -1,0 +1,117 @@
+"""A cap on what a whole campaign may spend, over all attacks and behaviours, and the purse that keeps to it.
+
+`AttackBudget` limits one behaviour and is the same for every model that is compared; a cap limits the bill. What the cap
+cuts off is Unscored: not tried, which is not withstood. Queries never exceed the cap; tokens are known only when answers
+are in, so they may exceed it by one batch. Answers from a cache count like any other, so that reruns stop at the same
+place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fivefold.errors import BudgetError, UsageError
+from fivefold.runtime.protocol import Capability, Context, Model, OnDone, Request
+from fivefold.types import Completion, Likelihood
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpendCap:
+    """Limits of one campaign; None is no limit."""
+
+    queries: int | None = None
+    """Requests to the target and to the models that help, together."""
+    tokens: int | None = None
+    """Prompt and answer tokens of the target and of the models that help, together."""
+    money: float | None = None
+    """In the unit of `price`; needs one."""
+    price: float | None = None
+    """For a million tokens, prompt and answer alike."""
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "tokens", "money", "price"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"a spend cap cannot be negative: {name}", got=value)
+        if self.money is not None and not self.price:
+            raise UsageError("a cap on money needs a price", expected="the price of a million tokens")
+
+    @property
+    def token_limit(self) -> float | None:
+        """Tokens that may be spent, from the caps on tokens and on money."""
+        paid = None if self.money is None or not self.price else self.money / self.price * 1e6
+        limits = [x for x in (self.tokens, paid) if x is not None]
+        return min(limits) if limits else None
+
+
+class Purse:
+    """What a campaign has spent, and whether it may spend more. Used under the lock of a meeting, or by one thread."""
+
+    def __init__(self, cap: SpendCap) -> None:
+        self.cap = cap
+        self.queries = 0
+        self.tokens = 0
+
+    @property
+    def money(self) -> float | None:
+        """Spent so far, where a price is known."""
+        return None if not self.cap.price else self.tokens * self.cap.price / 1e6
+
+    @property
+    def empty(self) -> bool:
+        """Whether not even one more request can be paid."""
+        return self._refusal(1) is not None
+
+    def reserve(self, n: int) -> BudgetError | None:
+        """Pay for `n` requests, all or none; the error that says why not."""
+        refusal = self._refusal(n)
+        if refusal is None:
+            self.queries += n
+        return refusal
+
+    def charge(self, completions: Sequence[Completion]) -> None:
+        """Count the tokens of answers that came in."""
+        self.tokens += sum(c.usage.prompt + c.usage.completion for c in completions)
+
+    def _refusal(self, n: int) -> BudgetError | None:
+        queries, tokens = self.cap.queries, self.cap.token_limit
+        if queries is not None and self.queries + n > queries:
+            return BudgetError("the campaign's cap on queries was reached", expected=f"at most {queries}")
+        if tokens is not None and self.tokens >= tokens:
+            return BudgetError("the campaign's cap on tokens was reached", expected=f"at most {tokens:g}")
+        return None
+
+
+class PaidModel:
+    """`inner` behind a purse, for attacks that run alone. BudgetError when the purse cannot pay."""
+
+    def __init__(self, inner: Model, purse: Purse) -> None:
+        self.inner, self.purse = inner, purse
+
+    @property
+    def name(self) -> str:
+        """The inner model's name."""
+        return self.inner.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The inner model's fingerprint."""
+        return self.inner.fingerprint
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """The inner model's capabilities."""
+        return self.inner.capabilities
+
+    def log_likelihood(self, pairs: Sequence[tuple[Context, str]]) -> list[Likelihood]:
+        """Passed through."""
+        return self.inner.log_likelihood(pairs)
+
+    def generate(self, requests: Sequence[Request], *, on_done: OnDone | None = None) -> list[Completion]:
+        """Pay, then ask."""
+        if refusal := self.purse.reserve(len(requests)):
+            raise refusal
+        answers = self.inner.generate(requests, on_done=on_done)
+        self.purse.charge(answers)
+        return answers
