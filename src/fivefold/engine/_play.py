@@ -126,7 +126,7 @@ class _Play:
     async def _answer_turn(self) -> None:
         """Answers and calls until an answer calls nothing. Steps are counted over the whole episode."""
         while self.answered < self.max_steps:
-            output = await self._generate(self.state.messages)
+            output = await self._generate()
             self.state.output = output
             self.state.messages.append(output.message)
             self.answered += 1
@@ -139,9 +139,10 @@ class _Play:
                 return
         self.out_of_steps = True
 
-    async def _generate(self, messages: Sequence[ChatMessage], **config: Any) -> ModelOutput:
+    async def _generate(self) -> ModelOutput:
         tools = [_info(spec) for spec in self.world.tools]
-        return await get_model().generate(list(messages), tools=tools, config=GenerateConfig(**config))
+        config = GenerateConfig(max_tokens=self.episode.max_new_tokens)
+        return await get_model().generate(list(self.state.messages), tools=tools, config=config)
 
     async def _ask_aside(self, turn: int, messages: Sequence[ChatMessage]) -> None:
         if turn not in self.episode.probe_turns:

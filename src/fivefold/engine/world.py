@@ -83,6 +83,8 @@ class Episode:
     probe_turns: tuple[int, ...] = ()
     """After which turns the probes are asked; 0 is before the first."""
     interrupt: Interrupt | None = None
+    max_new_tokens: int | None = None
+    """Tokens of one answer, where fewer do than in the rest of the run."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -114,6 +114,7 @@ class Part(_Strict):
     interrupt: Break | None = None
     probes: list[str] | None = None
     probe_turns: list[int] | None = None
+    max_new_tokens: int | None = None
     texts: dict[str, str] = Field(default_factory=dict)
     events: dict[str, list[Event]] = Field(default_factory=dict)
     """Name -> any of these."""
@@ -274,6 +275,7 @@ def _episode(scenario: Scenario, condition: str, parts: Sequence[Part], where: s
         world=partial(FileWorld, start, tools, actions) if tools or actions else Talk,
         probes=tuple(map(fill, _last(parts, "probes") or ())),
         probe_turns=tuple(_last(parts, "probe_turns") or ()),
+        max_new_tokens=_last(parts, "max_new_tokens"),
         interrupt=Interrupt(after_calls=interrupt.after_calls, text=fill(interrupt.text)) if interrupt else None,
         metadata={
             "events": {name: events for part in parts for name, events in part.events.items()},
