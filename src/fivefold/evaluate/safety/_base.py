@@ -78,6 +78,8 @@ class Evaluation:
     """Answers in one episode, all turns together."""
     needs: tuple[str, ...] = ()
     """`sandbox` where the model's code is run."""
+    judged_by: str = ""
+    """Fingerprint of a model that takes part in the judging."""
 
     def missing(self) -> list[str]:
         """What keeps it from running here, one line each."""
@@ -90,7 +92,8 @@ class Evaluation:
     @property
     def judge_digest(self) -> str:
         """SHA-256 over everything that judges a trace."""
-        return judge_digest(self.name)
+        rules = judge_digest(self.name)
+        return digest({"rules": rules, "model": self.judged_by}) if self.judged_by else rules
 
     @property
     def data_digest(self) -> str:

@@ -111,4 +111,5 @@ def evaluation(*, monitor: Model | str | None = None) -> Evaluation:
         ),
         episodes=lambda: episodes_from(path),
         judge=partial(judge, monitor=watching),
+        judged_by="" if model is None else model.fingerprint,
     )
