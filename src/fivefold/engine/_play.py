@@ -49,7 +49,7 @@ from fivefold.types import Message, Outcome, Scored, plain
 T = TypeVar("T")
 
 SCORER = "episode"
-PROBE_TOKENS = 24
+PROBE_TOKENS = 16
 
 
 def task_of_episodes(

@@ -260,7 +260,11 @@ def _episode(scenario: Scenario, condition: str, parts: Sequence[Part], where: s
     fill = partial(_filled, texts=texts, where=where)
     files = {path: text for part in parts for path, text in part.files.items()}
     tools: list[str] = _last(parts, "tools") or []
-    actions = {name: action for part in parts for name, action in part.actions.items()}
+    actions = {
+        name: action.model_copy(update={"does": fill(action.does), "says": fill(action.says)})
+        for part in parts
+        for name, action in part.actions.items()
+    }
     interrupt = _last(parts, "interrupt")
     if unknown := sorted(set(tools) - set(FILE_TOOLS)):
         raise DataError(f"{where}: tools", expected=", ".join(FILE_TOOLS), got=unknown[0])
