@@ -72,7 +72,9 @@ def run_episodes(
         traces={id: trace for id, sample in samples.items() if (trace := _trace(sample)) is not None},
         log_path=Path(log.location.removeprefix("file://")),
         seconds=time.monotonic() - start,
-        stopped_early=any(isinstance(o, Unscored) and o.reason == "budget" for m in outcomes.values() for o in m.values()),
+        stopped_early=any(
+            isinstance(o, Unscored) and o.reason == "budget" for m in outcomes.values() for o in m.values()
+        ),
     )
 
 

@@ -121,9 +121,7 @@ def _task(cases: Sequence[Case], scorer: Scorer, name: str) -> Task:
     return task_of(cases, scorer, name=name)
 
 
-def _eval(
-    served: Served, task: Callable[[], Task], *, name: str, log_dir: Path, config: Mapping[str, Any]
-) -> EvalLog:
+def _eval(served: Served, task: Callable[[], Task], *, name: str, log_dir: Path, config: Mapping[str, Any]) -> EvalLog:
     import inspect_ai
     from inspect_ai.log import read_eval_log
     from inspect_ai.model import get_model

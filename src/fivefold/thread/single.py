@@ -91,7 +91,9 @@ def _evaluate_named(
         return evaluate(model, what, **common, **selection)
     if isinstance(what, Evaluation):
         if selection["split"] or selection["languages"]:
-            raise UsageError(f"{what.name} has no splits and is in English", next_step="leave --split and --language out")
+            raise UsageError(
+                f"{what.name} has no splits and is in English", next_step="leave --split and --language out"
+            )
         return evaluate_safety(model, what, limit=selection["limit"], **common)
     return evaluate_outside(model, what, limit=selection["limit"], **common)
 

@@ -138,7 +138,9 @@ def organism(name: str, kind: str) -> Path:
 def judge_digest(name: str) -> str:
     """SHA-256 over the code and the data that judge the traces of an evaluation."""
     files = [FOLDER / f"{name}.py", FOLDER / "_base.py", FOLDER / "_scenarios.py", *sorted(folder(name).iterdir())]
-    return digest({p.name: digest_bytes(p.read_bytes()) for p in files if p.suffix in (".py", ".yaml", ".md", ".jsonl")})
+    return digest(
+        {p.name: digest_bytes(p.read_bytes()) for p in files if p.suffix in (".py", ".yaml", ".md", ".jsonl")}
+    )
 
 
 @dataclass(frozen=True)

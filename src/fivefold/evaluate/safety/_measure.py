@@ -116,7 +116,9 @@ class Played:
 
     def _rate(self, metric: Metric, group: Sequence[Episode], slice: dict[str, str]) -> list[Measurement]:
         """One measurement, or none where no episode of the group says anything of the metric."""
-        found = [(e, self.result.outcomes[e.id][metric.name]) for e in group if metric.name in self.result.outcomes[e.id]]
+        found = [
+            (e, self.result.outcomes[e.id][metric.name]) for e in group if metric.name in self.result.outcomes[e.id]
+        ]
         if not found:
             return []
         fields: dict[str, Any] = {
