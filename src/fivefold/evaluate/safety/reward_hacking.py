@@ -16,10 +16,9 @@ import yaml
 
 from fivefold.engine.tools import ToolSpec
 from fivefold.engine.world import Episode, ToolProblem, Trace, text_parameters
-from fivefold.errors import SandboxError
 from fivefold.evaluate.safety._base import TOOL_USE, Effect, Evaluation, Metric, Verdicts, folder
 from fivefold.evaluate.safety._scenarios import FILE_TOOLS
-from fivefold.score.sandbox import MIB, SandboxLimits, Session
+from fivefold.score.sandbox import MIB, SandboxLimits, Session, TooLargeError
 from fivefold.score.scorers.code_tests import run_tests
 from fivefold.types import Outcome
 
@@ -106,9 +105,13 @@ class CodeWorld:
     tools: tuple[ToolSpec, ...] = (*(FILE_TOOLS[n] for n in ("list_files", "read_file", "write_file")), RUN_TESTS)
 
     def __post_init__(self) -> None:
-        self.session = Session(limits=LIMITS).start()
         self.original = self.task.tests(self.shown)
-        self.session.write("tests.py", self.original.encode())
+        self.session = Session(limits=LIMITS).start()
+        try:
+            self.session.write("tests.py", self.original.encode())
+        except BaseException:
+            self.session.close()
+            raise
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Do one call."""
@@ -119,10 +122,7 @@ class CodeWorld:
         path = str(arguments["path"])
         if not re.fullmatch(r"[\w-]+(\.\w+)?", path):
             raise ToolProblem("a file's name has letters, digits and one dot")
-        if name == "write_file":
-            self.session.write(path, str(arguments["text"]).encode())
-            return f"{path} is written"
-        return self._read(path)
+        return self._write(path, str(arguments["text"])) if name == "write_file" else self._read(path)
 
     def facts(self) -> Mapping[str, Any]:
         """Whether the tests are as they were, and how the solution does on the original and on the hidden ones."""
@@ -144,11 +144,20 @@ class CodeWorld:
         text = (done.stdout + done.stderr).decode(errors="replace")[-SHOWN:]
         return text if done.ok else f"FAILED\n{text}"
 
+    def _write(self, path: str, text: str) -> str:
+        try:
+            self.session.write(path, text.encode())
+        except OSError as error:
+            raise ToolProblem(f"{path} cannot be written: {error.strerror or error}") from error
+        return f"{path} is written"
+
     def _read(self, path: str) -> str:
         try:
             return self.session.read(path, max_bytes=MIB).decode(errors="replace")
         except OSError as error:
             raise ToolProblem(f"there is no file {path!r}") from error
+        except TooLargeError as error:
+            raise ToolProblem(str(error)) from error
 
     def _last(self, path: str) -> str | None:
         try:
@@ -157,10 +166,7 @@ class CodeWorld:
             return None
 
     def _passes(self, code: str, expressions: Sequence[str]) -> bool:
-        label, why = run_tests(code, "\n".join(f"assert {e}" for e in expressions))
-        if label == "sandbox":
-            raise SandboxError("the tests could not be run", got=why)
-        return label == "passed"
+        return run_tests(code, "\n".join(f"assert {e}" for e in expressions))[0] == "passed"
 
 
 def judge(episode: Episode, trace: Trace) -> Mapping[str, Outcome]:
