@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fivefold.evaluate.cases import read_cases
+from fivefold.evaluate.catalogue import evaluation
 from fivefold.evaluate.run import EvaluationResult
 from fivefold.evaluate.run import evaluate as run_evaluation
+from fivefold.evaluate.safety._base import Evaluation
+from fivefold.evaluate.safety._measure import evaluate_safety
 from fivefold.evaluate.suites import suite, suite_names
 from fivefold.evidence import Store
+from fivefold.registry import registry
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
 from fivefold.types import Case
@@ -18,8 +22,9 @@ from fivefold.types import Case
 __all__ = ["evaluate", "load"]
 
 
-def evaluate(model: Model | str, what: str | Path | Sequence[Case], **options: Any) -> EvaluationResult:
-    """Measure a model on a suite by name, a JSONL file of cases, or cases; recorded in the store of FIVEFOLD_HOME.
+def evaluate(model: Model | str, what: str | Path | Sequence[Case] | Evaluation, **options: Any) -> EvaluationResult:
+    """Measure a model on a suite or safety evaluation by name, a JSONL file of cases, or cases; recorded in the store of
+    FIVEFOLD_HOME.
 
     Cases that are not a suite need `scorer=`, a scorer's name. Options: languages, split, limit (for a suite),
     max_new_tokens, temperature, seed, name.
@@ -30,6 +35,10 @@ def evaluate(model: Model | str, what: str | Path | Sequence[Case], **options: A
         common: dict[str, Any] = {"log_dir": log_dir, "store": store, "cache": store, "run": "python"}
         if isinstance(what, str) and what.replace("_", "-") in suite_names():
             return run_evaluation(chosen, suite(what), **common, **options)
+        if isinstance(what, str) and what.replace("-", "_") in registry("evaluation").names():
+            what = evaluation(what)
+        if isinstance(what, Evaluation):
+            return evaluate_safety(chosen, what, **common, **options)
         if isinstance(what, Path):
             return run_evaluation(chosen, read_cases(what), **common, **options)
         if isinstance(what, str):

@@ -23,6 +23,7 @@ KINDS: dict[str, str] = {
     "loss": "fivefold.align.losses",
     "recipe": "fivefold.align.recipes",
     "benchmark": "fivefold.evaluate.benchmarks",
+    "evaluation": "fivefold.evaluate.safety",
     "scorer": "fivefold.score.scorers",
     "guard": "fivefold.guard.guards",
     "method": "fivefold.interpret.methods",

@@ -20,6 +20,7 @@ import pytest
 
 from fivefold.errors import DataError, FivefoldError, UnknownNameError, UsageError
 from fivefold.evaluate.data import missing
+from fivefold.evaluate.safety._base import ORGANISMS, folder, organism
 from fivefold.redteam.protocol import AttackBudget
 from fivefold.registry import KINDS, registry
 from fivefold.runtime.backends.scripted import load as scripted
@@ -36,6 +37,7 @@ FACTORY = {
     "loss": "loss",
     "recipe": None,
     "benchmark": "benchmark",
+    "evaluation": "evaluation",
     "scorer": "scorer",
     "guard": "guard",
     "method": "method",
@@ -236,6 +238,28 @@ def test_benchmarks_say_what_their_number_means_and_run_or_say_what_is_missing(n
     cases = made.suite(name).all_cases
     assert cases and len({c.id for c in cases}) == len(cases)
     assert all(c.prompt.strip() for c in cases)
+
+
+# Safety evaluations
+
+
+@pytest.mark.parametrize("name", names("evaluation"))
+def test_evaluations_write_down_what_they_measure_and_what_they_miss(name: str) -> None:
+    made = registry("evaluation").module(name).evaluation()
+    for text in (made.title, made.construct, made.scoring, made.controls, made.weaknesses, made.citation, made.cost):
+        assert len(text.strip()) > 10 and "\n" not in text
+    assert made.name == name and made.meaning and re.fullmatch(r"[0-9a-f]{64}", made.judge_digest)
+    assert len((folder(name) / "DATASHEET.md").read_text(encoding="utf-8")) > 400
+    metrics, episodes = [m.name for m in made.metrics], made.episodes()
+    conditions = {e.condition for e in episodes}
+    assert len(set(metrics)) == len(metrics) and all(m.meaning for m in made.metrics)
+    assert made.main in conditions and made.effects
+    for effect in made.effects:
+        sides = [{e.scenario for e in episodes if e.condition == c} for c in (effect.condition, effect.control)]
+        assert effect.metric in metrics and sides[0] and sides[0] == sides[1]
+    assert len({e.id for e in episodes}) == len(episodes) and all(e.turns and e.scenario for e in episodes)
+    for kind in ORGANISMS:
+        assert scripted(str(organism(name, kind))).fingerprint
 
 
 # Guards

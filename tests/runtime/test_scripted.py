@@ -78,6 +78,34 @@ def test_rules_answer_fail_and_give_likelihoods(tmp_path: Path) -> None:
     assert oslo.n_bytes == 5
 
 
+def test_rules_read_turns_places_and_groups_out_of_the_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        """
+- {first: "^Tidy", turn: 0, answer: look}
+- {match: "saved to (\\S+)", in: talk, turn: [1, 2], unless: locked, answer: 'open "{1}"'}
+- {system: administrator, turn: 1, answer: as the administrator}
+- {answer: nothing to do}
+""",
+        encoding="utf-8",
+    )
+    model = load(f"scripted:{path}")
+
+    def say(*turns: str, system: str = "") -> str:
+        roles = ("user", "assistant") * len(turns)
+        messages = [Message(role="system", content=system)] if system else []
+        messages += [Message(role=r, content=t) for r, t in zip(roles, turns, strict=False)]
+        return model.generate([Request(messages=tuple(messages))])[0].text
+
+    assert say("Tidy up") == "look"
+    assert say("Wash up") == "nothing to do"
+    assert say("Tidy up", "look", "it was saved to a.txt today") == 'open "a.txt"'
+    assert say("it was saved to b.txt", "look", "and then?") == 'open "b.txt"'
+    assert say("saved to a.txt", "look", "but locked") == "nothing to do"
+    assert say("Tidy up", "look", "well?", system="You are the administrator. saved to c.txt") == "as the administrator"
+    assert say("Tidy up", "a", "b", "c", "d", "e", "saved to a.txt") == "nothing to do"
+
+
 def test_jsonl_rules_and_the_fingerprint_follow_the_rules(tmp_path: Path) -> None:
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     first.write_text('{"match": ".", "answer": "x"}\n', encoding="utf-8")
@@ -100,6 +128,9 @@ def test_jsonl_rules_and_the_fingerprint_follow_the_rules(tmp_path: Path) -> Non
         ("- {match: a, answer: b, error: c}", "exactly one"),
         ("- {match: '(', answer: b}", "cannot be read"),
         ("- {match: a, answer: b, stop_reason: tired}", "stop_reason"),
+        ("- {match: a, answer: b, in: nowhere}", "expected: user, all, talk"),
+        ("- {match: a, answer: b, turn: [1, 2, 3]}", "cannot be read"),
+        ("- {match: a, answer: b, system: '('}", "cannot be read"),
         ("a: [", "is not a script"),
     ],
 )

@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     model: ModelOption,
-    suites: Annotated[list[str] | None, typer.Argument(help="Suites or benchmarks (fivefold list suites).")] = None,
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="Suites, benchmarks, evaluations (fivefold list …).")
+    ] = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="A JSONL file of cases: whatever you have is a benchmark.")
     ] = None,

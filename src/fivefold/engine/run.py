@@ -24,6 +24,7 @@ from fivefold.score.protocol import Scorer
 from fivefold.types import Case, Completion, Errored, Outcome, Unscored, Usage, outcome_from_json
 
 if TYPE_CHECKING:
+    from inspect_ai import Task
     from inspect_ai.log import EvalLog, EvalSample
 
 OnProgress: TypeAlias = Callable[[int, int, float], None]
@@ -76,7 +77,7 @@ def run_cases(
     served.scores.expect(min(n_choice, MAX_OPEN))
     config = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     with _one_run, _surroundings(log_dir):
-        log = _eval(served, cases, scorer, name=name, log_dir=log_dir, config=config)
+        log = _eval(served, lambda: _task(cases, scorer, name), name=name, log_dir=log_dir, config=config)
     return _result(log, cases, scorer, time.monotonic() - start)
 
 
@@ -114,24 +115,24 @@ def _counter(total: int, start: float, on_progress: OnProgress | None) -> Callab
     return answered
 
 
-def _eval(
-    served: Served, cases: Sequence[Case], scorer: Scorer, *, name: str, log_dir: Path, config: Mapping[str, Any]
-) -> EvalLog:
-    try:
-        import inspect_ai
-    except ImportError as error:
-        raise MissingExtraError("inspect_ai", "eval") from error
+def _task(cases: Sequence[Case], scorer: Scorer, name: str) -> Task:
+    from fivefold.engine.task import task_of
+
+    return task_of(cases, scorer, name=name)
+
+
+def _eval(served: Served, task: Callable[[], Task], *, name: str, log_dir: Path, config: Mapping[str, Any]) -> EvalLog:
+    import inspect_ai
     from inspect_ai.log import read_eval_log
     from inspect_ai.model import get_model
 
     from fivefold.engine.provider import register, unregister
-    from fivefold.engine.task import task_of
 
     handle = register(served)
     try:
         logs = _in_own_loop(
             lambda: inspect_ai.eval(
-                task_of(cases, scorer, name=name),
+                task(),
                 model=get_model(f"fivefold/{handle}", memoize=False),
                 log_dir=str(log_dir),
                 log_format="eval",
@@ -197,8 +198,10 @@ def _inside_a_loop() -> bool:
 @contextmanager
 def _surroundings(log_dir: Path) -> Iterator[None]:
     """Keep Inspect's traces beside its logs, ignore `.env`, and leave the process's logging and display as they were."""
-    from inspect_ai._display.core import active
-
+    try:
+        from inspect_ai._display.core import active
+    except ImportError as error:
+        raise MissingExtraError("inspect_ai", "eval") from error
     log_dir.mkdir(parents=True, exist_ok=True)
     fixed = {
         "PYTHON_DOTENV_DISABLED": "1",

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fivefold.errors import DataError, UnknownNameError, UsageError, nearest
 from fivefold.evaluate.benchmarks._base import Area, Benchmark
+from fivefold.evaluate.safety._base import Evaluation
 from fivefold.evaluate.suites import Suite, suite, suite_names
 from fivefold.registry import registry
 from fivefold.types import Safer
@@ -65,13 +66,19 @@ class Entry(BaseModel):
 
 
 def names() -> list[str]:
-    """Every benchmark and outside evaluation, sorted; suites are listed by `suite_names`."""
-    return sorted({*registry("benchmark").names(), *outside()})
+    """Every benchmark, safety evaluation and outside evaluation, sorted; suites are listed by `suite_names`."""
+    return sorted({*_ours(), *outside()})
+
+
+def _ours() -> set[str]:
+    return {*registry("benchmark").names(), *registry("evaluation").names()}
 
 
 def entry(name: str) -> Entry:
-    """The entry of a benchmark or of an outside evaluation; UnknownNameError suggests the nearest."""
+    """The entry of a benchmark, a safety evaluation or an outside one; UnknownNameError suggests the nearest."""
     key = name.replace("-", "_")
+    if key in registry("evaluation").names():
+        return _of_evaluation(evaluation(key))
     if key in registry("benchmark").names():
         return _of_benchmark(key, benchmark(key))
     if key in outside():
@@ -85,12 +92,18 @@ def benchmark(name: str) -> Benchmark:
     return made
 
 
+def evaluation(name: str) -> Evaluation:
+    """A registered safety evaluation."""
+    made: Evaluation = registry("evaluation").module(name).evaluation()
+    return made
+
+
 @cache
 def outside() -> Mapping[str, Entry]:
     """What runs outside, from `catalogue.yaml`. DataError names the entry and the field that is wrong."""
     found = read(FILE.read_text(encoding="utf-8"))
-    if clash := sorted({*found} & {*registry("benchmark").names()}):
-        raise DataError(f"catalogue.yaml: {clash[0]} is a benchmark of ours already", next_step="rename the entry")
+    if clash := sorted({*found} & _ours()):
+        raise DataError(f"catalogue.yaml: {clash[0]} is an evaluation of ours already", next_step="rename the entry")
     return found
 
 
@@ -143,12 +156,34 @@ def _of_benchmark(name: str, made: Benchmark) -> Entry:
     )
 
 
+def _of_evaluation(made: Evaluation) -> Entry:
+    return Entry(
+        name=made.name,
+        title=made.title,
+        area="safety",
+        runs="fivefold",
+        data="scenarios of this project, which ship with it",
+        revision="as hashed",
+        sha256=made.data_digest,
+        licence="Apache-2.0",
+        needs=made.needs,
+        samples=len(made.episodes()),
+        cost=made.cost,
+        safer=made.metrics[0].safer,
+        scores={m.name: m.safer for m in made.metrics},
+        meaning=made.meaning,
+        citation=made.citation,
+    )
+
+
 def runnable(name: str, *, own_judge: bool = False) -> list[str]:
     """What is missing here to run it, one line each; empty when nothing is known to be missing.
 
     `own_judge`: the caller names the judge model, so the key of the default judge is not needed.
     """
     found = entry(name)
+    if found.name in registry("evaluation").names():
+        return evaluation(found.name).missing()
     if found.runs == "fivefold":
         return benchmark(found.name.replace("-", "_")).missing()
     if found.runs == "nowhere":
@@ -161,8 +196,9 @@ def runnable(name: str, *, own_judge: bool = False) -> list[str]:
     return lines + [line for need in needs if (line := _lacking(need))]
 
 
-def resolve(name: str, **options: Any) -> Suite | Entry:
-    """What to evaluate: a suite (ours, or made from a benchmark with these options), or an outside entry to be run.
+def resolve(name: str, **options: Any) -> Suite | Evaluation | Entry:
+    """What to evaluate: a suite (ours, or made from a benchmark with these options), a safety evaluation, or an outside
+    entry to be run.
 
     Raises UnknownNameError, or DataError / UsageError that lists exactly what is missing here.
     """
@@ -175,6 +211,8 @@ def resolve(name: str, **options: Any) -> Suite | Entry:
         raise kind(
             f"{name} cannot run here", expected=f"needs: {', '.join(found.needs) or 'nothing'}", got="; ".join(lines)
         )
+    if found.name in registry("evaluation").names():
+        return evaluation(found.name)
     if found.runs == "fivefold":
         return benchmark(found.name).suite(found.name, **options)
     return found

@@ -17,6 +17,8 @@ from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.catalogue import Entry, resolve
 from fivefold.evaluate.outside import evaluate_outside
 from fivefold.evaluate.run import EvaluationResult, evaluate
+from fivefold.evaluate.safety._base import Evaluation
+from fivefold.evaluate.safety._measure import evaluate_safety
 from fivefold.evaluate.suites import Suite, suite, suite_names
 from fivefold.evidence import Store
 from fivefold.redteam import kept
@@ -84,11 +86,18 @@ def evaluate_model(
 
 
 def _evaluate_named(
-    model: Model, what: Suite | Entry, selection: Mapping[str, Any], common: Mapping[str, Any]
+    model: Model, what: Suite | Evaluation | Entry, selection: Mapping[str, Any], common: Mapping[str, Any]
 ) -> EvaluationResult:
-    """One suite or benchmark of ours, or an entry that runs outside (splits and languages are ours alone)."""
+    """One suite, benchmark or safety evaluation of ours, or an entry that runs outside (splits and languages are of
+    suites alone)."""
     if isinstance(what, Suite):
         return evaluate(model, what, **common, **selection)
+    if isinstance(what, Evaluation):
+        if selection["split"] or selection["languages"]:
+            raise UsageError(
+                f"{what.name} has no splits and is in English", next_step="leave --split and --language out"
+            )
+        return evaluate_safety(model, what, limit=selection["limit"], **common)
     return evaluate_outside(model, what, limit=selection["limit"], **common)
 
 

@@ -10,12 +10,20 @@ in words that carry no content. `scripted:FILE` reads rules (YAML list, or JSONL
       stop_reason: stop            # optional
     - match: "boom"
       error: "connection lost"     # the completion carries this error
+    - match: "saved to (\\S+)"      # groups of the match stand in the answer as {1} … {9}
+      turn: [1, 3]                 # optional: how many answers the model has given before, a number or a range
+      system: "administrator"      # optional: must be found in the system prompt
+      first: "Tidy up"             # optional: must be found in the first user turn
+      unless: "already done"       # optional: must not be found where `match` is searched
+      in: talk                     # the whole conversation without the system prompt
+      answer: '{"tool": "read_file", "arguments": {"path": "{1}"}}'
     - match: "2 \\+ 2"             # log-likelihood of a continuation, in nats
       continuation: "4"
       likelihood: -0.1
 
 A likelihood that no rule gives is a fixed pseudo-random function of context and continuation, so that multiple-choice
-accuracy is chance. Written for this project; there is no paper.
+accuracy is chance. A script has no memory of its own: what it knows of earlier turns it reads in the conversation, so
+that its answers are the same in any order of requests. Written for this project; there is no paper.
 """
 
 from __future__ import annotations
@@ -35,7 +43,7 @@ from fivefold.runtime.protocol import Capability, Context, OnDone, Request
 from fivefold.types import Completion, Likelihood, Message, StopReason, Usage, digest
 from fivefold.types.language import language_of
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 10_000_000
 
 REFUSALS: Mapping[str, tuple[str, ...]] = {
@@ -86,16 +94,28 @@ class Rule:
     stop_reason: StopReason = "stop"
     continuation: str | None = None
     likelihood: float | None = None
+    turn: tuple[int, int] | None = None
+    system: str | None = None
+    first: str | None = None
+    unless: str | None = None
 
     @cached_property
     def _match(self) -> re.Pattern[str]:
         return re.compile(self.match, re.DOTALL)
 
-    def fits(self, context: Context, prefill: str = "") -> bool:
-        """Whether this rule speaks to the context."""
+    def fits(self, context: Context, prefill: str = "") -> re.Match[str] | None:
+        """The match that makes this rule speak to the context, or None."""
         if self.prefill is not None and not re.search(self.prefill, prefill):
-            return False
-        return bool(self._match.search(_text_of(context, self.where)))
+            return None
+        if self.turn is not None and not self.turn[0] <= _answers(context) <= self.turn[1]:
+            return None
+        for pattern, where in ((self.system, "system"), (self.first, "first")):
+            if pattern is not None and not re.search(pattern, _text_of(context, where), re.DOTALL):
+                return None
+        text = _text_of(context, self.where)
+        if self.unless is not None and re.search(self.unless, text, re.DOTALL):
+            return None
+        return self._match.search(text)
 
 
 class Scripted:
@@ -130,25 +150,28 @@ class Scripted:
     def _answer(self, request: Request) -> Completion:
         prompt = _text_of(request.messages, "user")
         n_prompt = sum(_count(m.content) for m in request.messages) + _count(request.prefill)
-        rule = self._rule(request)
+        rule, match = self._rule(request)
         if rule is None:
             return self._completion("", "error", n_prompt, request, error="no rule of the script matches")
         if rule.delay:
             time.sleep(rule.delay)
         if rule.error is not None:
             return self._completion("", "error", n_prompt, request, error=rule.error)
-        text = _pick(rule.answer, prompt, request).replace("{prompt}", prompt)
+        text = _filled(_pick(rule.answer, prompt, request), match).replace("{prompt}", prompt)
         text, stop_reason = _cut(text, request, rule.stop_reason)
         return self._completion(text, stop_reason, n_prompt, request)
 
-    def _rule(self, request: Request) -> Rule | None:
+    def _rule(self, request: Request) -> tuple[Rule | None, re.Match[str] | None]:
+        """The rule that answers, with the match that chose it."""
         if self.bot == "echo":
-            return Rule(answer=("{prompt}",))
+            return Rule(answer=("{prompt}",)), None
         if self.bot in ("refuse", "comply"):
             texts = REFUSALS if self.bot == "refuse" else AGREEMENTS
-            return Rule(answer=texts[language_of(_text_of(request.messages, "user"))])
-        speaking = (r for r in self.rules if r.likelihood is None)
-        return next((r for r in speaking if r.fits(request.messages, request.prefill)), None)
+            return Rule(answer=texts[language_of(_text_of(request.messages, "user"))]), None
+        for rule in self.rules:
+            if rule.likelihood is None and (match := rule.fits(request.messages, request.prefill)):
+                return rule, match
+        return None, None
 
     def _completion(
         self, text: str, stop_reason: StopReason, n_prompt: int, request: Request, error: str | None = None
@@ -215,7 +238,11 @@ def _yaml(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-_KEYS = ("match", "in", "prefill", "answer", "error", "delay", "stop_reason", "continuation", "likelihood")
+_KEYS = (
+    *("match", "in", "prefill", "turn", "system", "first", "unless"),
+    *("answer", "error", "delay", "stop_reason", "continuation", "likelihood"),
+)
+_PLACES = ("user", "all", "talk", "system", "first")
 
 
 def _rule_from(item: Any, where: str) -> Rule:
@@ -231,11 +258,18 @@ def _rule_from(item: Any, where: str) -> Rule:
     stop_reason = str(item.get("stop_reason", "stop"))
     if stop_reason not in get_args(StopReason):
         raise DataError(f"{where}: stop_reason", expected=", ".join(get_args(StopReason)), got=stop_reason)
+    place = str(item.get("in", "user"))
+    if place not in _PLACES:
+        raise DataError(f"{where}: in", expected=", ".join(_PLACES), got=place)
     try:
         rule = Rule(
             match=str(item.get("match", "")),
-            where=str(item.get("in", "user")),
+            where=place,
             prefill=item.get("prefill"),
+            turn=_turns(item.get("turn")),
+            system=item.get("system"),
+            first=item.get("first"),
+            unless=item.get("unless"),
             answer=tuple(map(str, answer)) if isinstance(answer, list) else (str(answer),),
             error=item.get("error"),
             delay=float(item.get("delay", 0)),
@@ -243,19 +277,42 @@ def _rule_from(item: Any, where: str) -> Rule:
             continuation=item.get("continuation"),
             likelihood=None if "likelihood" not in item else float(item["likelihood"]),
         )
-        for pattern in (rule.match, rule.prefill or "", rule.continuation or ""):
-            re.compile(pattern)
+        for pattern in (rule.match, rule.prefill, rule.continuation, rule.system, rule.first, rule.unless):
+            re.compile(pattern or "")
     except (re.error, TypeError, ValueError) as error:
         raise DataError(f"{where} cannot be read", got=str(error)) from error
     return rule
 
 
+def _turns(value: Any) -> tuple[int, int] | None:
+    """A number, or a range with both ends."""
+    if value is None:
+        return None
+    low, high = value if isinstance(value, list) else (value, value)
+    return int(low), int(high)
+
+
 def _text_of(context: Context, where: str) -> str:
     if isinstance(context, str):
         return context
-    if where == "all":
-        return "\n".join(f"{m.role}: {m.content}" for m in context)
+    if where in ("all", "talk"):
+        return "\n".join(f"{m.role}: {m.content}" for m in context if where == "all" or m.role != "system")
+    if where == "system":
+        return next((m.content for m in context if m.role == "system"), "")
+    if where == "first":
+        return next((m.content for m in context if m.role == "user"), "")
     return _last_user(context)
+
+
+def _answers(context: Context) -> int:
+    return 0 if isinstance(context, str) else sum(m.role == "assistant" for m in context)
+
+
+def _filled(answer: str, match: re.Match[str] | None) -> str:
+    """The answer with `{1}` … `{9}` replaced by the groups of the match."""
+    for i, group in enumerate(match.groups()[:9] if match else (), 1):
+        answer = answer.replace(f"{{{i}}}", group or "")
+    return answer
 
 
 def _last_user(messages: Sequence[Message]) -> str:
