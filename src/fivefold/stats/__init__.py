@@ -24,6 +24,7 @@ from fivefold.stats.paired import (
     non_inferior,
     paired_bootstrap,
     paired_difference,
+    sign_flip_p,
     unpaired_difference,
 )
 from fivefold.stats.power import (
@@ -96,6 +97,7 @@ __all__ = [
     "reliability",
     "rogan_gladen",
     "sensitivity",
+    "sign_flip_p",
     "time_horizon",
     "unpaired_difference",
     "wilson",

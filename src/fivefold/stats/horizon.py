@@ -197,7 +197,9 @@ def _interval(
     # A resample whose curve does not fall has its horizon beyond all lengths, or below them, by where its curve lies.
     falling = slopes < 0
     middle = intercepts + slopes * x.mean()
-    logs = np.where(falling, (logit - intercepts) / np.where(falling, slopes, -1.0), np.inf * np.sign(middle - logit))
+    logs = np.where(
+        falling, (logit - intercepts) / np.where(falling, slopes, -1.0), np.where(middle >= logit, np.inf, -np.inf)
+    )
     low, high = np.quantile(logs, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     notes = []
     if not math.isfinite(low) or not math.isfinite(high):
