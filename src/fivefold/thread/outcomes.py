@@ -61,7 +61,8 @@ def keep(store: Store, result: EvaluationResult, *, run: str) -> SuiteOutcomes:
     """Record what an evaluation found, case by case."""
     main = result.measurements[0]
     facts = {case.id: case for case in result.cases}
-    rows = {id: row_of(outcome, facts.get(id)) for id, outcome in result.outcomes.items()}
+    twins = _twins(result.name)
+    rows = {i: row_of(o, facts.get(i)) for i, o in result.outcomes.items() if i not in twins}
     found = SuiteOutcomes(
         run=run,
         suite=result.name,
@@ -155,7 +156,7 @@ def _of_step(store: Store, step: Record, version: str) -> list[SuiteOutcomes]:
     measured = [m for m in store.measurements(run=step.run) if m.subject_name == version and not m.slice]
     out = []
     for name, outcomes in step.body["result"]["outcomes"].items():
-        chosen, facts = suite(name), cases_by_id(name)
+        chosen, facts, twins = suite(name), cases_by_id(name), _twins(name)
         main = _main(measured, chosen)
         out.append(
             SuiteOutcomes(
@@ -166,12 +167,17 @@ def _of_step(store: Store, step: Record, version: str) -> list[SuiteOutcomes]:
                 subject=main.subject if main else version,
                 subject_name=version,
                 judge="",  # a guarded version's judge differs from the base's by its guards: that is what is compared
-                rows={id: row_of(outcome_from_json(o), facts.get(id)) for id, o in outcomes.items()},
+                rows={i: row_of(outcome_from_json(o), facts.get(i)) for i, o in outcomes.items() if i not in twins},
                 settings=dict(main.metadata.get("settings", {})) if main else {},
                 record=step.id,
             )
         )
     return out
+
+
+def _twins(name: str) -> frozenset[str]:
+    """Ids of a suite's harmless twins, which do not count for its metric."""
+    return frozenset(c.id for c in suite(name).benign) if name in suite_names() else frozenset()
 
 
 def _main(measured: Sequence[Measurement], chosen: Suite) -> Measurement | None:
