@@ -9,7 +9,7 @@ import typer
 
 from fivefold.cli.output import JsonFlag, LimitOption, ModelOption, console, measurement_json, print_json, table
 from fivefold.errors import UsageError
-from fivefold.types import plain
+from fivefold.types import Safer, plain
 
 group = typer.Typer(help="What a number means: its reach, its spread, its errors.", no_args_is_help=True)
 SuiteArgument = Annotated[str, typer.Argument(help="A suite or benchmark of ours (fivefold list suites).")]
@@ -96,14 +96,9 @@ def power(
 
     if safer not in ("lower", "higher"):
         raise UsageError("unknown direction", expected="lower or higher", got=safer)
+    direction: Safer = "lower" if safer == "lower" else "higher"
     rows = advice(
-        rate=rate,
-        threshold=threshold,
-        safer=safer,
-        worse=worse,
-        better=better,
-        power=chance,
-        level=level,  # type: ignore[arg-type]
+        rate=rate, threshold=threshold, safer=direction, worse=worse, better=better, power=chance, level=level
     )
     if json:
         print_json({"power": chance, "level": level, "rows": rows})

@@ -57,7 +57,12 @@ def run_task(
     """
     require(model, Capability.GENERATE, for_=f"the task {task}")
     served = Served(model if cache is None else CachedModel(model, cache))
-    settings = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "sandbox": sandbox}
+    settings: dict[str, Any] = {
+        "max_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "sandbox": sandbox,
+    }
     settings["stop_seqs"] = list(stop) if stop else None
     options = {key: value for key, value in settings.items() if value is not None}
     start = time.monotonic()

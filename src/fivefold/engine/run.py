@@ -75,7 +75,7 @@ def run_cases(
     n_choice = sum(_is_choice(case) for case in cases)
     served.generations.expect(min(len(cases) - n_choice, MAX_OPEN))
     served.scores.expect(min(n_choice, MAX_OPEN))
-    config = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    config: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if stop := tuple(s for s in stop if s):
         config["stop_seqs"] = list(stop)
     with _one_run, _surroundings(log_dir):

@@ -51,7 +51,9 @@ def compare_runs(
             got="; ".join(different[:6]),
             next_step="measure both alike, or compare all the same with --allow-different",
         )
-    rows, flips, changed = [], [], []
+    rows: list[dict[str, Any]] = []
+    flips: list[dict[str, Any]] = []
+    changed: list[str] = []
     for name in shared:
         made, flipped, other = _suite(before[name], after[name], b, alpha=alpha, margin=margin)
         rows, flips, changed = [*rows, *made], [*flips, *flipped], [*changed, *other]

@@ -75,13 +75,14 @@ def at_risk(store: Store, name: str) -> list[str]:
 
 def _overlap(cases: Sequence[Case], corpus: Sequence[Path], canaries: Sequence[str]) -> dict[str, Any]:
     report = scan(cases, read_corpus(corpus), canaries=canaries)
+    dirty = frozenset(report.dirty)
     signs = [f"the corpus holds a canary: {c}" for c in report.canaries]
     if report.dirty:
         signs.append(f"{len(report.dirty)} of {len(report.cases)} cases stand in the corpus")
     return {
         "checked": bool(report.cases) or bool(report.canaries),
         "signs": signs,
-        "dirty": [c for c in plain(report.cases) if c["id"] in set(report.dirty)],  # type: ignore[union-attr, index, call-overload]
+        "dirty": [{"id": c.id, "covered": c.covered, "where": c.where} for c in report.cases if c.id in dirty],
         "cases": len(report.cases),
         "too_short": len(report.unread),
         "texts": report.texts,
@@ -93,7 +94,7 @@ def _overlap(cases: Sequence[Case], corpus: Sequence[Path], canaries: Sequence[s
 
 def _twins(asker: Asker, suite: Suite, cases: Sequence[Case], kinds: Sequence[str]) -> dict[str, Any]:
     """Original against twin, kind by kind, on the cases that have such a twin; Holm over the kinds."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind in kinds:
         pairs = [(case, other) for case in cases if (other := twin(case, kind))]
         if len(pairs) < LEAST:

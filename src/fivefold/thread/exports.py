@@ -179,7 +179,6 @@ def sarif(findings: Sequence[Finding], *, uri: str = "fivefold.yaml") -> bytes:
     driver = {
         "name": "fivefold",
         "version": __version__,
-        "informationUri": "https://pypi.org/project/fivefold/",
         "rules": list(rules.values()),
     }
     run = {"tool": {"driver": driver}, "results": results, "columnKind": "unicodeCodePoints"}
