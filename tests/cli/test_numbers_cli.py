@@ -145,3 +145,45 @@ def test_imported_results_are_marked_and_compare_as_external(capsysbinary: Any, 
     code, _, err = call(capsysbinary, "accept", runs[0], "--owner", "Kim")
     assert code == 2 and "imported" in err
     assert call(capsysbinary, "import", "nowhere.json")[0] == 2
+
+
+def test_a_build_writes_its_files_and_fails_on_a_regression(
+    capsysbinary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fivefold.cli.ci import build
+    from fivefold.errors import UsageError
+
+    env = {
+        "FF_CASES": str(questions(tmp_path / "mine.jsonl")),
+        "FF_SCORER": "exact",
+        "FF_OUT": str(tmp_path / "out"),
+        "GITHUB_OUTPUT": str(tmp_path / "outputs"),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+    }
+    assert build({**env, "FF_MODEL": model(tmp_path / "v1.jsonl", 40)}) == 0
+    names = {"measurements.json", "outcomes.csv", "junit.xml", "findings.sarif", "summary.md"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    assert "verdict=none" in (tmp_path / "outputs").read_text()
+    first = (tmp_path / "outputs").read_text().split("run=")[1].split("\n")[0]
+    assert build({**env, "FF_MODEL": model(tmp_path / "v2.jsonl", 20), "FF_AGAINST": first}) == 3
+    assert "fivefold: regression" in (tmp_path / "summary").read_text()
+    assert ET.parse(tmp_path / "out" / "comparison.xml").getroot().get("failures") == "1"
+    same = {**env, "FF_MODEL": model(tmp_path / "v3.jsonl", 39), "FF_AGAINST": first, "FF_MARGIN": "0.01"}
+    assert build(same) == 4
+    for bad in ({"FF_MODEL": ""}, {"FF_MODEL": "scripted:echo", "FF_LIMIT": "many"}):
+        with pytest.raises(UsageError):
+            build({**env, **bad})
+    monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
+
+
+def test_the_action_runs_that_build_and_puts_no_input_into_a_script() -> None:
+    import yaml
+
+    action = yaml.safe_load((Path(__file__).parents[2] / "action.yml").read_text())
+    steps = action["runs"]["steps"]
+    assert action["runs"]["using"] == "composite" and all(s["shell"] == "bash" for s in steps)
+    assert steps[-1]["run"].strip() == "python -m fivefold.cli.ci"
+    assert not any("${{" in s["run"] for s in steps)
+    used = {name for s in steps for name in s.get("env", {})}
+    code = (Path(__file__).parents[2] / "src/fivefold/cli/ci.py").read_text()
+    assert all(name in code for name in used if name.startswith("FF_"))

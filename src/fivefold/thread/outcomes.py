@@ -143,7 +143,8 @@ def _read(store: Store, record: Record) -> SuiteOutcomes:
     rows = {}
     for line in text.splitlines():
         data = json.loads(line)
-        rows[data.pop("id")] = Row(**{**data, "outcome": outcome_from_json(data["outcome"])})
+        id = data.pop("id")
+        rows[id] = Row(**{**data, "outcome": outcome_from_json(data["outcome"])})
     return SuiteOutcomes(**body, rows=rows, run=record.run, record=record.id)
 
 

@@ -27,8 +27,10 @@ def read(path: Path) -> base.Imported:
         if isinstance(event.get("spec"), dict):
             spec = event["spec"]
             continue
-        data = event.get("data")
-        for metric, value in _values(event.get("type"), data if isinstance(data, dict) else {}):
+        if event.get("type") not in ("match", "metrics"):
+            continue
+        data = base.mapping(event.get("data"), f"{where}: data")
+        for metric, value in _values(event["type"], data):
             task = base.name(spec.get("base_eval") or spec.get("eval_name"))
             outcome = base.score(value, base.judge_of(TOOL, task, metric))
             base.add_row(rows.setdefault(metric, {}), event.get("sample_id"), base.ImportedRow(outcome=outcome), where)
