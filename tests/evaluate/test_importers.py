@@ -236,6 +236,21 @@ def test_names_and_texts_from_a_file_are_cut_and_cleaned(store: Store, tmp_path:
     assert list(suite.rows) == ["../../etc/passwd"]  # an id is a text; nothing opens it
 
 
+def test_links_beside_a_result_file_are_not_followed(store: Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text("[]")
+    folder = helm_folder(tmp_path)
+    (folder / "scenario.json").symlink_to(secret)
+    (folder / "notes.txt").write_text("not read, not kept")
+    result = import_results(store, folder)
+    kept = store.artifact(result["provenance"]["sha256"])
+    assert sorted(p.name for p in kept.iterdir()) == ["per_instance_stats.json", "run_spec.json"]
+    (folder / "per_instance_stats.json").unlink()
+    (folder / "per_instance_stats.json").symlink_to(secret)
+    with pytest.raises(DataError):
+        import_results(store, folder, "helm")
+
+
 def test_an_unknown_tool_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError):
         import_results(store, openai_file(tmp_path), "lm_evil")

@@ -85,7 +85,7 @@ class FivefoldLM(LM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, str]:
         """What lm-eval writes beside the results."""
-        return {"model": self.served.name, "fingerprint": self.served.fingerprint}
+        return {"fivefold_model": self.served.name, "fivefold_fingerprint": self.served.fingerprint}
 
     def _request(self, context: Any, options: Mapping[str, Any]) -> Request:
         if unknown := sorted(set(options) - _READ):

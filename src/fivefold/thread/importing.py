@@ -7,12 +7,16 @@ that no gate takes it for a measurement of a model whose weights are known here.
 from __future__ import annotations
 
 import importlib
+import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fivefold.errors import DataError, UnknownNameError
 from fivefold.evaluate.importers._base import Imported, ImportedSuite
 from fivefold.evidence import Store
+from fivefold.evidence.artifacts import Artifact
 from fivefold.stats import measure_mean, measure_rate
 from fivefold.thread.outcomes import Row, SuiteOutcomes, add
 from fivefold.types import Measurement, Scored, digest
@@ -35,7 +39,7 @@ def import_results(store: Store, path: Path, tool: str | None = None) -> dict[st
     """
     chosen = _tool(path, tool)
     found: Imported = importlib.import_module(f"fivefold.evaluate.importers.{TOOLS[chosen]}").read(path)
-    kept = store.put_artifact(path, name=path.name, media_type="application/octet-stream")
+    kept = _kept(store, found.files, path.name)
     run = f"import-{kept.digest[:12]}"
     provenance = {
         "tool": found.tool,
@@ -70,6 +74,16 @@ def _tool(path: Path, tool: str | None) -> str:
     raise DataError(
         f"{path} is no result file that is known", expected=", ".join(TOOLS), next_step="name the tool with --from"
     )
+
+
+def _kept(store: Store, files: Sequence[Path], name: str) -> Artifact:
+    """What was read, and nothing beside it, by its hash: a file, or a folder of several."""
+    if len(files) == 1:
+        return store.put_artifact(files[0], name=name, media_type="application/octet-stream")
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            shutil.copyfile(file, Path(folder) / file.name)
+        return store.put_artifact(Path(folder), name=name, media_type="application/octet-stream")
 
 
 def _record(store: Store, found: Imported, suite: ImportedSuite, run: str, provenance: dict[str, Any]) -> Measurement:

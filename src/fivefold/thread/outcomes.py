@@ -57,8 +57,10 @@ class SuiteOutcomes:
     record: str = ""
 
 
-def keep(store: Store, result: EvaluationResult, *, run: str) -> SuiteOutcomes:
-    """Record what an evaluation found, case by case."""
+def keep(store: Store, result: EvaluationResult, *, run: str) -> list[SuiteOutcomes]:
+    """Record what an evaluation found, case by case; of an outside task each scorer by itself."""
+    if not result.cases:
+        return [add(store, found) for found in _of_outside(result, run)]
     main = result.measurements[0]
     facts = {case.id: case for case in result.cases}
     twins = _twins(result.name)
@@ -74,7 +76,29 @@ def keep(store: Store, result: EvaluationResult, *, run: str) -> SuiteOutcomes:
         rows=rows,
         settings=dict(main.metadata.get("settings", {})),
     )
-    return add(store, found)
+    return [add(store, found)]
+
+
+def _of_outside(result: EvaluationResult, run: str) -> list[SuiteOutcomes]:
+    """Outcomes of tasks that run outside, whose keys are `task/scorer/sample`: one entry a measurement."""
+    out = []
+    for m in result.measurements:
+        prefix = f"{m.metadata['task']}/{m.metric.removeprefix(f'{result.name}/')}/"
+        mine = {k.removeprefix(prefix): o for k, o in result.outcomes.items() if k.startswith(prefix)}
+        out.append(
+            SuiteOutcomes(
+                run=run,
+                suite="/".join((m.metric, *m.slice.values())),
+                metric=m.metric,
+                safer=m.safer,
+                subject=m.subject,
+                subject_name=m.subject_name,
+                judge=m.judge,
+                rows={i: Row(outcome=o, behaviour=i.partition("#")[0]) for i, o in mine.items()},
+                settings=dict(m.metadata.get("settings", {})),
+            )
+        )
+    return out
 
 
 def add(store: Store, found: SuiteOutcomes) -> SuiteOutcomes:

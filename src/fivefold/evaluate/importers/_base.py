@@ -48,12 +48,14 @@ class ImportedSuite:
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A result file. `model` is the name that the tool gives; `notes` say what was not taken over, and why."""
+    """A result file. `model` is the name that the tool gives; `notes` say what was not taken over, and why; `files` are
+    those that were read."""
 
     tool: str
     tool_version: str
     model: str
     suites: tuple[ImportedSuite, ...]
+    files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -92,6 +94,11 @@ def first_line(path: Path) -> Mapping[str, Any]:
     except (DataError, StopIteration, OSError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def regular(path: Path) -> bool:
+    """Whether a file that was found beside another one is a file of its own: a link may lead anywhere."""
+    return path.is_file() and not path.is_symlink()
 
 
 def check_size(path: Path) -> None:

@@ -34,6 +34,7 @@ def read(path: Path) -> base.Imported:
     model = setup.get("plugins.target_name") or setup.get("plugins.model_name") or "unknown"
     return base.Imported(
         tool=TOOL,
+        files=(path,),
         tool_version=base.name(setup.get("garak_version") or setup.get("_config.version")) or "unknown",
         model=base.name(model),
         suites=tuple(

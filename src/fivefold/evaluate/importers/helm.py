@@ -29,15 +29,17 @@ def matches(path: Path) -> bool:
     """Whether it is a run's folder or one of its files."""
     folder = path if path.is_dir() else path.parent
     named = path.is_dir() or path.name in ("per_instance_stats.json", "run_spec.json")
-    return named and (folder / "per_instance_stats.json").is_file()
+    return named and base.regular(folder / "per_instance_stats.json")
 
 
 def read(path: Path) -> base.Imported:
     """Every metric of the folder that `METRICS` names."""
     folder = path if path.is_dir() else path.parent
-    spec_file = folder / "run_spec.json"
-    spec = base.mapping(base.read_json(spec_file), str(spec_file)) if spec_file.is_file() else {}
-    stats = base.read_json(folder / "per_instance_stats.json")
+    spec_file, stats_file = folder / "run_spec.json", folder / "per_instance_stats.json"
+    if not base.regular(stats_file):
+        raise DataError(f"{folder} has no file per_instance_stats.json of its own")
+    spec = base.mapping(base.read_json(spec_file), str(spec_file)) if base.regular(spec_file) else {}
+    stats = base.read_json(stats_file)
     if not isinstance(stats, list):
         raise DataError(f"{folder} has no list of instances", got=type(stats).__name__)
     task = base.name(spec.get("name") or folder.name).partition(":")[0]
@@ -53,6 +55,7 @@ def read(path: Path) -> base.Imported:
     return base.Imported(
         tool=TOOL,
         tool_version="unknown",
+        files=tuple(f for f in (spec_file, stats_file) if base.regular(f)),
         model=base.name(adapter.get("model_deployment") or adapter.get("model")) or "unknown",
         suites=tuple(
             base.ImportedSuite(suite=task, metric=metric, safer="higher", rows=found, settings=settings)

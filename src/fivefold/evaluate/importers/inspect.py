@@ -42,5 +42,10 @@ def read(path: Path) -> base.Imported:
         raise DataError(f"{path} holds no samples", next_step="is the run finished? inspect view shows it")
     notes = () if log.status == "success" else (f"the run's status is {log.status}: it may be incomplete",)
     return base.Imported(
-        tool=TOOL, tool_version=base.name(log.version), model=base.name(log.model), suites=tuple(suites), notes=notes
+        tool=TOOL,
+        tool_version=base.name(log.version),
+        model=base.name(log.model),
+        suites=tuple(suites),
+        files=(path,),
+        notes=notes,
     )

@@ -33,7 +33,7 @@ def read(path: Path) -> base.Imported:
     files = [path]
     if found := _RESULTS.search(path.name):
         results = base.mapping(base.read_json(path), str(path))
-        files = sorted(p for p in path.parent.glob(f"samples_*_{found['stamp']}.jsonl") if p.is_file())
+        files = sorted(p for p in path.parent.glob(f"samples_*_{found['stamp']}.jsonl") if base.regular(p))
         if not files:
             raise DataError(
                 f"{path} has no samples beside it",
@@ -48,6 +48,7 @@ def read(path: Path) -> base.Imported:
         tool_version=base.name(results.get("lm_eval_version")) or "unknown",
         model=base.name(results.get("model_name")) or "unknown",
         suites=tuple(suites),
+        files=tuple(dict.fromkeys([path, *files])),
         notes=() if results else ("no results file: the model's name and version are not known",),
     )
 

@@ -39,6 +39,7 @@ def read(path: Path) -> base.Imported:
     models = spec.get("completion_fns")
     return base.Imported(
         tool=TOOL,
+        files=(path,),
         tool_version="unknown",
         model=base.name(models[0] if isinstance(models, list) and models else spec.get("model_name")) or "unknown",
         suites=tuple(

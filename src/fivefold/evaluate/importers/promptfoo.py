@@ -45,6 +45,7 @@ def read(path: Path) -> base.Imported:
     several = len(rows) > 1
     return base.Imported(
         tool=TOOL,
+        files=(path,),
         tool_version=base.name(version) or "unknown",
         model="several providers" if several else next(iter(rows)),
         suites=tuple(
