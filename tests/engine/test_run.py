@@ -330,3 +330,20 @@ def test_importing_the_engine_imports_neither_inspect_nor_torch() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", f"import json\n{code}"], env=env, capture_output=True, text=True)
     assert json.loads(done.stdout) == [], done.stderr
+
+
+def test_stop_strings_end_answers_of_scripted_and_of_real_models(tmp_path: Path) -> None:
+    from _tiny import tiny_folder
+    from fivefold.runtime.load import load as load_model
+
+    asked = [user_case(str(i), f"say a{i} STOP b{i}", target=f"b{i}") for i in range(3)]
+    whole = run(load("echo"), asked, tmp_path, "contains")
+    cut = run(load("echo"), asked, tmp_path, "contains", stop=("STOP", ""))
+    assert {o.value for o in whole.outcomes.values() if isinstance(o, Scored)} == {1.0}
+    assert {o.value for o in cut.outcomes.values() if isinstance(o, Scored)} == {0.0}
+    assert all("STOP" not in c.text for c in cut.completions.values())
+    tiny = load_model(str(tiny_folder(tmp_path / "model")))
+    free = run(tiny, asked[:1], tmp_path, "contains", max_new_tokens=24).completions["0"].text
+    middle = free[len(free) // 2 : len(free) // 2 + 3]
+    short = run(tiny, asked[:1], tmp_path, "contains", max_new_tokens=24, stop=(middle,)).completions["0"]
+    assert short.text == free[: free.index(middle)] and short.stop_reason == "stop"

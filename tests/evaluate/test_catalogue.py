@@ -88,7 +88,7 @@ def test_what_is_missing_is_said_exactly(bare: None) -> None:
     ]
     assert "OPENAI_API_KEY is not set" in runnable("agentharm")[-1]
     assert not any("KEY" in line for line in runnable("agentharm", own_judge=True))
-    assert any("lm_eval --tasks kmmlu" in line for line in runnable("kmmlu"))
+    assert any("--model fivefold" in line and "--tasks kmmlu" in line for line in runnable("kmmlu"))
     assert "sb-cli" in runnable("swe_bench_multimodal")[0]
 
 

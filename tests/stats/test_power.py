@@ -11,6 +11,7 @@ from scipy import stats as reference
 from fivefold.errors import UsageError
 from fivefold.stats import (
     cases_to_clear,
+    detectable_paired,
     mcnemar,
     n_for_paired,
     n_for_rate,
@@ -115,3 +116,13 @@ def test_cases_without_failure(threshold, n):
 def test_nonsense_is_refused(call):
     with pytest.raises(UsageError):
         call()
+
+
+@pytest.mark.parametrize("n, discordant", [(200, 0.2), (1000, 0.1), (1000, 0.3)])
+def test_the_detectable_difference_is_found_and_a_smaller_one_is_not(n, discordant):
+    d = detectable_paired(n, discordant)
+    assert d is not None
+    found = power_paired((discordant + d) / 2, (discordant - d) / 2, n)
+    less = power_paired((discordant + d) / 2 - 0.001, (discordant - d) / 2 + 0.001, n)
+    assert found >= 0.8 > less
+    assert detectable_paired(5, discordant) is None

@@ -13,7 +13,20 @@ import orjson
 import typer
 
 from fivefold import __version__
-from fivefold.cli import align, evaluate, findings, govern, guard, interpret, listing, models, redteam, run_plan
+from fivefold.cli import (
+    align,
+    compare,
+    evaluate,
+    findings,
+    govern,
+    guard,
+    interpret,
+    listing,
+    models,
+    redteam,
+    run_plan,
+    stats,
+)
 from fivefold.cli.output import error_console
 from fivefold.errors import FivefoldError, StoreError
 
@@ -45,7 +58,20 @@ def root(
     """AI safety as one operational system: a model version goes in, a decision with its evidence comes out."""
 
 
-for module in (run_plan, evaluate, redteam, align, interpret, guard, govern, findings, models, listing):
+for module in (
+    run_plan,
+    evaluate,
+    compare,
+    stats,
+    redteam,
+    align,
+    interpret,
+    guard,
+    govern,
+    findings,
+    models,
+    listing,
+):
     module.register(app)
 
 

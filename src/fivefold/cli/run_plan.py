@@ -1,4 +1,4 @@
-"""`fivefold init`, `plan`, `run`, `compare`, `measurements`: whole runs and what they left."""
+"""`fivefold init`, `plan`, `run`, `measurements`: whole runs and what they left."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def register(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(plan)
     app.command()(run)
-    app.command()(compare)
     app.command()(measurements)
 
 
@@ -115,42 +114,6 @@ def _print_decision(result: Any, report: Path) -> None:
     for name, path in result.documents.items():
         out.print(f"{name:<10} {path}", markup=False, soft_wrap=True)
     out.print(f"run        {result.run}   (fivefold govern verify proves its evidence)", markup=False)
-
-
-def compare(
-    run_a: Annotated[str, typer.Argument(help="RUN or RUN:VERSION, say smollm2-1a2b3c4d:base.")],
-    run_b: Annotated[str, typer.Argument(help="The other one.")],
-    json: JsonFlag = False,
-) -> None:
-    """Compare two runs or versions on the same cases: flipped cases first, paired intervals after."""
-    from fivefold.evidence import Store
-    from fivefold.thread.compare import compare_runs
-
-    with Store.open() as store:
-        result = compare_runs(store, run_a, run_b)
-    if json:
-        print_json(result)
-        return
-    table(
-        "Flipped cases",
-        ("case", "from", "to"),
-        [(f["case"], f["a"], f["b"]) for f in result["flipped"]] or [("none", "", "")],
-    )
-    table(
-        "Paired differences (b minus a)",
-        ("metric", "language", "n", "difference", "interval", "p"),
-        [
-            (
-                c["metric"],
-                c["language"],
-                c["n"],
-                f"{c['difference']:+.3f}",
-                f"[{c['low']:+.3f}, {c['high']:+.3f}]",
-                "not tested" if c["p_value"] is None else f"{c['p_value']:.3g}",
-            )
-            for c in result["comparisons"]
-        ],
-    )
 
 
 def measurements(

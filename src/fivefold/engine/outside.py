@@ -46,6 +46,7 @@ def run_task(
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    stop: Sequence[str] | None = None,
     sandbox: str | None = None,
     cache: Memory | None = None,
 ) -> TaskResult:
@@ -56,7 +57,13 @@ def run_task(
     """
     require(model, Capability.GENERATE, for_=f"the task {task}")
     served = Served(model if cache is None else CachedModel(model, cache))
-    settings = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "sandbox": sandbox}
+    settings: dict[str, Any] = {
+        "max_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "sandbox": sandbox,
+    }
+    settings["stop_seqs"] = list(stop) if stop else None
     options = {key: value for key, value in settings.items() if value is not None}
     start = time.monotonic()
     with _one_run, _surroundings(log_dir):

@@ -58,11 +58,12 @@ def run_cases(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    stop: Sequence[str] = (),
     on_progress: OnProgress | None = None,
     cache: Memory | None = None,
     seconds: float | None = None,
 ) -> RunResult:
-    """Ask `model` every case and judge the answers.
+    """Ask `model` every case and judge the answers. A string of `stop` ends an answer and is not part of it.
 
     `cache` remembers answers by model fingerprint and request, so a killed run continues and a repeated one asks
     nothing. After `seconds` the cases that were not started are Unscored("budget"). A failure of the model or the judge
@@ -75,7 +76,9 @@ def run_cases(
     n_choice = sum(_is_choice(case) for case in cases)
     served.generations.expect(min(len(cases) - n_choice, MAX_OPEN))
     served.scores.expect(min(n_choice, MAX_OPEN))
-    config = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    config: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    if stop := tuple(s for s in stop if s):
+        config["stop_seqs"] = list(stop)
     with _one_run, _surroundings(log_dir):
         log = _eval(served, lambda: _task(cases, scorer, name), name=name, log_dir=log_dir, config=config)
     return _result(log, cases, scorer, time.monotonic() - start)

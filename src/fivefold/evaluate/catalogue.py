@@ -191,7 +191,8 @@ def runnable(name: str, *, own_judge: bool = False) -> list[str]:
     lines = _package(found)
     if found.runs == "lm-eval":
         tasks = ",".join(found.tasks)
-        lines.append(f"fivefold does not start lm-eval: run `lm_eval --tasks {tasks}` on this model")
+        start = f"python -m fivefold.engine.lm_eval run --model fivefold --model_args pretrained=MODEL --tasks {tasks}"
+        lines.append(f"lm-eval runs it on this model by its own command: {start}")
     needs = [need for need in found.needs if not (own_judge and need.startswith("key:"))]
     return lines + [line for need in needs if (line := _lacking(need))]
 
@@ -222,7 +223,7 @@ def _package(found: Entry) -> list[str]:
     """The runner's package, with the extras that the entry needs."""
     package = found.runs
     extras = [need.partition(":")[2] for need in found.needs if need.startswith("extra:")]
-    install = f"pip install '{package}[{','.join(extras)}]'" if extras else f"pip install {package}"
+    install = f"pip install '{package}[{','.join(extras)}]'" if extras else f"pip install 'fivefold[{package}]'"
     if importlib.util.find_spec(PACKAGES[package]) is None:
         return [f"the package {package} is not installed: {install}"]
     absent = [name for extra in extras for name in _requirements(package, extra) if not _installed(name)]

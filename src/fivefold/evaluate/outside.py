@@ -30,6 +30,7 @@ def evaluate_outside(
     epochs: int | None = None,
     max_new_tokens: int | None = None,
     seed: int | None = None,
+    stop: tuple[str, ...] | None = None,
     subject_name: str | None = None,
     level: float = 0.95,
     run: str = "",
@@ -45,6 +46,7 @@ def evaluate_outside(
     if entry.runs != "inspect-evals" or lines:
         raise UsageError(f"{entry.name} cannot run here", expected="an entry of inspect-evals", got="; ".join(lines))
     shared: dict[str, Any] = {"limit": limit, "epochs": epochs, "max_new_tokens": max_new_tokens, "seed": seed}
+    shared |= {"stop": stop} if stop else {}
     shared["args"] = {**entry.args, **(args or {})}
     results = [run_task(model, f"inspect_evals/{t}", log_dir=log_dir, cache=cache, **shared) for t in entry.tasks]
     subject = {"subject": model.fingerprint, "subject_name": subject_name or model.name, "run": run}

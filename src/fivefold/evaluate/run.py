@@ -72,6 +72,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
+    stop: Sequence[str] | None = None,
     level: float = 0.95,
     run: str = "",
     store: Ledger | None = None,
@@ -84,12 +85,15 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure `model` on a suite, or on any cases with a scorer (a scorer's name, or one of your own).
 
+    `stop` strings end an answer (the suite's own when None).
+
     `languages`, `split` and `limit` pick from a suite; cases that are given are taken as they are. A suite's benign
     twins are asked too and reported under the slice `kind: benign`. With a `store` every measurement is
     recorded; with a `cache` nothing is asked twice. UsageError without a scorer for plain cases.
     """
     selection = {"languages": languages, "split": split, "limit": limit}
     plan = _plan(what, scorer, name, {k: v for k, v in selection.items() if v is not None})
+    stops = plan.stop if stop is None else tuple(stop)
     result = run_cases(
         model,
         plan.cases,
@@ -99,6 +103,7 @@ def evaluate(
         max_new_tokens=max_new_tokens or plan.max_new_tokens,
         temperature=temperature,
         seed=seed,
+        stop=stops,
         on_progress=on_progress,
         cache=cache,
         seconds=seconds,
@@ -111,7 +116,12 @@ def evaluate(
         level=level,
         run=run,
         store=store,
-        settings={"max_new_tokens": max_new_tokens or plan.max_new_tokens, "temperature": temperature, "seed": seed},
+        settings={
+            "max_new_tokens": max_new_tokens or plan.max_new_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            **({"stop": list(stops)} if stops else {}),
+        },
     )
 
 
@@ -126,6 +136,7 @@ class EvaluationPlan:
     metric: str
     safer: Safer
     max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
 
 
 def _plan(
@@ -141,6 +152,7 @@ def _plan(
             metric=what.metric,
             safer=what.safer,
             max_new_tokens=what.max_new_tokens,
+            stop=what.stop,
         )
     if scorer is None:
         raise UsageError(

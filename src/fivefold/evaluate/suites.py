@@ -35,6 +35,8 @@ class Suite:
     max_new_tokens: int
     datasheet: str
     all_cases: tuple[Case, ...]
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer."""
     benign: tuple[Case, ...] = ()
 
     @cached_property
@@ -90,6 +92,7 @@ def suite(name: str) -> Suite:
         scorer=spec["scorer"],
         safer=spec["safer"],
         max_new_tokens=int(spec.get("max_new_tokens", 64)),
+        stop=tuple(map(str, spec.get("stop", ()))),
         datasheet=(folder / "DATASHEET.md").read_text(encoding="utf-8"),
         all_cases=tuple(chain.from_iterable(read_cases(p, suite=folder.name) for p in languages)),
         benign=read_cases(benign, suite=folder.name) if benign.is_file() else (),

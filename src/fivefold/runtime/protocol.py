@@ -29,6 +29,8 @@ class Capability(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One generation. `prefill` is text that the assistant's answer is forced to start with (not part of the answer).
+    Without any message `prefill` is the whole prompt as raw text, outside the chat template: a completion, as of a base
+    model. That takes a white-box model.
 
     `temperature` 0 is greedy; with a positive temperature the `seed` fixes this request's samples whatever else is in
     the batch. `stop` strings end the answer and are not part of it.

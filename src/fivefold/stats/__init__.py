@@ -10,7 +10,9 @@ from fivefold.stats.clustered import (
     effective_n,
 )
 from fivefold.stats.curves import OperatingPoint, at_threshold, auroc, recall_at_fpr
+from fivefold.stats.horizon import Horizon, time_horizon
 from fivefold.stats.intervals import Interval, clopper_pearson, mean_interval, rate, wilson, zero_failure_upper
+from fivefold.stats.items import Item, ItemAnalysis, complete_scores, item_analysis
 from fivefold.stats.judge import Confusion, cohen_kappa, ppi_mean, rogan_gladen
 from fivefold.stats.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm
 from fivefold.stats.paired import (
@@ -22,26 +24,37 @@ from fivefold.stats.paired import (
     non_inferior,
     paired_bootstrap,
     paired_difference,
+    sign_flip_p,
     unpaired_difference,
 )
 from fivefold.stats.power import (
     cases_to_clear,
+    detectable_paired,
     n_for_paired,
     n_for_rate,
     n_for_zero_failures,
     power_paired,
     power_rate,
 )
+from fivefold.stats.reliability import Reliability, all_of_k, any_of_k, reliability
+from fivefold.stats.sensitivity import Sensitivity, cochran_q, sensitivity
 from fivefold.stats.sequential import Stop, confidence_sequence, may_stop
 
 __all__ = [
     "Confusion",
     "Flips",
+    "Horizon",
     "Interval",
+    "Item",
+    "ItemAnalysis",
     "McNemar",
     "NonInferiority",
     "OperatingPoint",
+    "Reliability",
+    "Sensitivity",
     "Stop",
+    "all_of_k",
+    "any_of_k",
     "at_threshold",
     "auroc",
     "benjamini_hochberg",
@@ -52,13 +65,17 @@ __all__ = [
     "clustered_mean",
     "clustered_rate",
     "clustered_se",
+    "cochran_q",
     "cohen_kappa",
+    "complete_scores",
     "confidence_sequence",
     "correct_rate",
     "design_effect",
+    "detectable_paired",
     "effective_n",
     "flipped",
     "holm",
+    "item_analysis",
     "may_stop",
     "mcnemar",
     "mean_interval",
@@ -77,7 +94,11 @@ __all__ = [
     "ppi_mean",
     "rate",
     "recall_at_fpr",
+    "reliability",
     "rogan_gladen",
+    "sensitivity",
+    "sign_flip_p",
+    "time_horizon",
     "unpaired_difference",
     "wilson",
     "zero_failure_upper",

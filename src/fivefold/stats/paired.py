@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike
 from scipy.special import bdtr
 
 from fivefold.errors import UsageError
-from fivefold.stats.clustered import cluster_bootstrap, effective_share
+from fivefold.stats.clustered import cluster_bootstrap, cluster_codes, effective_share
 from fivefold.stats.intervals import (
+    BLOCK,
     Floats,
     Interval,
     bca_limits,
@@ -208,6 +209,30 @@ def paired_bootstrap(
     means = bootstrap_means(d, seed, resamples)
     low, high = bca_limits(means, float(d.mean()), (d.sum() - d) / (d.size - 1), level)
     return Interval(estimate=float(d.mean()), low=low, high=high, level=level, n=d.size, method=name)
+
+
+def sign_flip_p(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    resamples: int = 9999,
+) -> float:
+    """Two-sided p-value of "no difference" for any paired scores, whole clusters as units: the sums of differences of
+    the clusters change sign at random (Fisher's randomisation test). 1 when nothing differs."""
+    d = finite(second) - finite(first)
+    codes = cluster_codes(range(d.size) if clusters is None else clusters, d.size)
+    sums = np.bincount(codes, weights=d) if d.size else np.zeros(0)
+    sums = sums[sums != 0]
+    if sums.size == 0:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    block = max(1, BLOCK // sums.size)
+    sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
+    flips = (rng.integers(0, 2, (size, sums.size)) * 2.0 - 1.0 for size in sizes)
+    seen = abs(float(sums.sum())) - 1e-9
+    return (1 + sum(int((abs(f @ sums) >= seen).sum()) for f in flips)) / (resamples + 1)
 
 
 def unpaired_difference(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> Interval:

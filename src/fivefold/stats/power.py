@@ -114,6 +114,21 @@ def n_for_paired(only_first: float, only_second: float, *, power: float = 0.8, l
     return _first_lasting(lambda n: power_paired(only_first, only_second, n, level) >= power, limit=20_000, teeth=0.0)
 
 
+def detectable_paired(n: int, discordant: float, *, power: float = 0.8, level: float = 0.95) -> float | None:
+    """The smallest difference that n pairs find with chance `power` when a share `discordant` of the cases differs
+    between the two models: only_first - only_second. None when even one that goes all one way would not be found."""
+    _check_discordant(discordant, 0.0)
+    check_level(power)
+    if power_paired(discordant, 0.0, n, level) < power:
+        return None
+    low, high = 0.0, discordant
+    while high - low > 1e-4:
+        d = (low + high) / 2
+        enough = power_paired((discordant + d) / 2, (discordant - d) / 2, n, level) >= power
+        low, high = (low, d) if enough else (d, high)
+    return high
+
+
 def n_for_zero_failures(threshold: float, level: float = 0.95) -> int:
     """Cases without any event that bound a rate by `threshold` (exact, one-sided): 59 for 5%, 299 for 1%."""
     check_level(level)

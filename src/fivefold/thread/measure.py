@@ -80,6 +80,7 @@ def _evaluate_suite(ctx: Context, version: str, part: SuiteRun, done: int, total
         subject_name=version,
         max_new_tokens=part.max_new_tokens,
         seed=ctx.plan.seed,
+        stop=part.stop or None,
         run=ctx.run,
         store=ctx.store,
         seconds=ctx.remaining(),

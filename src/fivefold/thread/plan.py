@@ -27,13 +27,15 @@ Limit = Annotated[int, Field(gt=0)] | dict[str, Annotated[int, Field(gt=0)]] | N
 
 class SuiteRun(_Part):
     """One suite to evaluate. `limit` counts cases per language, balanced over categories (one number, or one for each
-    language); None takes all. `split: null` takes all splits: for suites on which nothing is trained."""
+    language); None takes all. `split: null` takes all splits: for suites on which nothing is trained. A string of
+    `stop` ends an answer and is not part of it."""
 
     suite: str
     split: Split | None = "test"
     languages: tuple[str, ...] = ("en", "ko", "ja")
     limit: Limit = None
     max_new_tokens: int = Field(default=40, gt=0, le=4096)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
 class AttackRun(_Part):

@@ -8,7 +8,8 @@ be compared.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -32,7 +33,11 @@ from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
 from fivefold.stats import measure_rate
+from fivefold.thread.accept import against_accepted
+from fivefold.thread.asking import Asker
 from fivefold.thread.attack import CODE, corrected_success, heat, helpers_of, judge_of_answers
+from fivefold.thread.contaminate import at_risk
+from fivefold.thread.outcomes import keep
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
@@ -49,8 +54,10 @@ def evaluate_model(
     limit: int | None,
     max_new_tokens: int | None,
     seed: int,
+    stop: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate one model on suites or on a file of cases; measurements are recorded."""
+    """Evaluate one model on suites or on a file of cases; measurements and outcomes are recorded, and compared with the
+    last accepted run if there is one."""
     if bool(names) == (cases is not None):
         raise UsageError(
             "name suites or give --cases, one of the two",
@@ -61,7 +68,9 @@ def evaluate_model(
     own = read_cases(cases)[:limit] if cases else ()
     model = load(spec)
     with Store.open() as store:
-        run = _run_name("evaluate", spec, {"names": list(names), "cases": digest(own), "split": split, "limit": limit})
+        asked = {"names": list(names), "cases": digest(own), "split": split, "limit": limit, "languages": languages}
+        settings = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "subject": model.fingerprint}
+        run = _run_name("evaluate", spec, {**asked, **settings})
         common: dict[str, Any] = {
             "log_dir": store.home / "runs" / run / "logs",
             "max_new_tokens": max_new_tokens,
@@ -69,6 +78,7 @@ def evaluate_model(
             "run": run,
             "store": store,
             "cache": store,
+            "stop": tuple(stop) if stop else None,
         }
         _record(store, model, spec, run)
         if own:
@@ -76,13 +86,29 @@ def evaluate_model(
         else:
             selection: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
             results = [_evaluate_named(model, what, selection, common) for what in chosen]
+        for result in results:
+            keep(store, result, run=run)
+        comparison = against_accepted(store, run)
+        risks = [line for r in results for line in at_risk(store, r.name)]
     return {
         "run": run,
         "model": spec,
         "measurements": [m for r in results for m in (*r.measurements, *r.corrected)],
         "findings": [],
         "logs": [str(r.log_path) for r in results],
+        "comparison": comparison,
+        "at_risk": risks,
     }
+
+
+@contextmanager
+def asker_for(spec: str, label: str) -> Iterator[Asker]:
+    """A model that is asked the same cases several times, with the store open around it."""
+    model = load(spec)
+    with Store.open() as store:
+        run = _run_name(label, spec, {"subject": model.fingerprint})
+        _record(store, model, spec, run)
+        yield Asker(model=model, store=store, run=run, name=spec)
 
 
 def _evaluate_named(

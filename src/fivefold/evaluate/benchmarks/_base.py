@@ -52,6 +52,8 @@ class Benchmark:
     """Number of cases and what they take."""
     max_new_tokens: int = 64
     """Tokens of an answer that is generated."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, where the benchmark's protocol has them."""
     needs: tuple[str, ...] = ()
     """What besides the data: `sandbox` to run the answers' code."""
 
@@ -84,6 +86,7 @@ class Benchmark:
             scorer=self.scorer,
             safer=self.safer,
             max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
             datasheet=self.datasheet(),
             all_cases=tuple(made),
         )

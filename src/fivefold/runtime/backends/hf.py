@@ -188,7 +188,7 @@ class HFModel:
         return [results[i] for i in range(len(asked))]
 
     def _job(self, index: int, request: Request) -> Job:
-        prompt = self.encode(request.messages, prefill=request.prefill)
+        prompt = self.encode(request.messages or "", prefill=request.prefill)
         limit = self.engine.max_length
         if request.max_new_tokens < 1:
             raise UsageError("max_new_tokens must be at least 1", got=request.max_new_tokens)
