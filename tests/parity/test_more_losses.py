@@ -68,9 +68,7 @@ def test_bradley_terry(centre: float, margins: list[float] | None) -> None:
         for i in range(3):
             for k in range(2):
                 m = margins[i] if margins else 0.0
-                parts.append(
-                    -log_sigmoid(w[i][k] - rejected[i][k] - m) + centre * (w[i][k] + rejected[i][k]) ** 2
-                )
+                parts.append(-log_sigmoid(w[i][k] - rejected[i][k] - m) + centre * (w[i][k] + rejected[i][k]) ** 2)
         return mean(parts)
 
     def ours(w: Tensor) -> Tensor:
@@ -99,7 +97,9 @@ def test_the_uncertain_reward_model_is_a_probit() -> None:
         z = [(a[0] - b[0]) / math.hypot(sigma(a[1]), sigma(b[1])) for a, b in zip(w, rejected, strict=True)]
         return -mean([math.log(normal.cdf(x)) for x in z])
 
-    check_gradient(lambda w: module.loss(Scores(w), Scores(tensor(rejected)), module.Config()).loss, reference, draw(3, 2))
+    check_gradient(
+        lambda w: module.loss(Scores(w), Scores(tensor(rejected)), module.Config()).loss, reference, draw(3, 2)
+    )
 
 
 def test_the_cost_model_ranks_and_places() -> None:
@@ -115,9 +115,7 @@ def test_the_cost_model_ranks_and_places() -> None:
 
     first, second = (torch.tensor(x) for x in zip(*unsafe, strict=True))
     check_gradient(
-        lambda w: module.loss(
-            Scores(w, unsafe=first), Scores(tensor(rejected), unsafe=second), module.Config()
-        ).loss,
+        lambda w: module.loss(Scores(w, unsafe=first), Scores(tensor(rejected), unsafe=second), module.Config()).loss,
         reference,
         draw(3, 1),
     )
@@ -161,9 +159,9 @@ def test_length_normalised_dpo() -> None:
         return -mean([log_sigmoid(beta * (a - b)) for a, b in pairs])
 
     check_gradient(
-        lambda w: module.loss(
-            Answers(w, mask, tensor(rw)), Answers(tensor(rejected), mask, tensor(rl)), module.Config()
-        ).loss,
+        lambda w: (
+            module.loss(Answers(w, mask, tensor(rw)), Answers(tensor(rejected), mask, tensor(rl)), module.Config()).loss
+        ),
         reference,
         draw(3, 3, -3, 0),
     )
@@ -553,9 +551,7 @@ def test_distillation(divergence: str, tau: float) -> None:
         return {"forward": kl(p, q), "reverse": kl(q, p), "jsd": 0.3 * kl(p, m) + 0.7 * kl(q, m)}[divergence]
 
     def ours(x: Tensor) -> Tensor:
-        loss: Tensor = module.loss(
-            Distributions(x.view(2, 3, 5), tensor(teacher).view(2, 3, 5), TOKENS), config
-        ).loss
+        loss: Tensor = module.loss(Distributions(x.view(2, 3, 5), tensor(teacher).view(2, 3, 5), TOKENS), config).loss
         return loss
 
     check_gradient(ours, lambda q: mean([one(q[i], teacher[i]) for i in KEPT]), stream(1))
