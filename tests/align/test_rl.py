@@ -32,7 +32,7 @@ CASES = [user_case(f"c{i}", text) for i, text in enumerate(["fox", "dog jumps", 
 
 
 def config(objective: str = "grpo", **changes: Any) -> RLConfig:
-    options: dict[str, Any] = {"options": {}, "epochs": 1, "batch_items": 4, "lr": 2e-2, **changes.pop("train", {})}
+    options: dict[str, Any] = {"options": {}, "epochs": 1, "batch_items": 4, "lr": 6e-2, **changes.pop("train", {})}
     train = TrainConfig(
         loss=objective,
         loss_options=options["options"],
@@ -45,7 +45,7 @@ def config(objective: str = "grpo", **changes: Any) -> RLConfig:
         row_tokens=200,
         checkpoint_steps=1,
     )
-    settings: dict[str, Any] = {"rounds": 10, "prompts": 4, "samples": 6, "max_new_tokens": 8, "critic": Lora(r=4)}
+    settings: dict[str, Any] = {"rounds": 10, "prompts": 4, "samples": 10, "max_new_tokens": 3, "critic": Lora(r=4)}
     return RLConfig(train=train, **{**settings, **changes})
 
 
@@ -154,7 +154,7 @@ def test_a_reward_that_fails_is_not_a_zero(model: Any, tmp_path: Path) -> None:
     found = run(model, tmp_path, config(rounds=2), patchy)
     assert found.history[0]["unscored"] == pytest.approx(0.25)
     rows = [json.loads(line) for line in (tmp_path / "rounds" / "00000.jsonl").read_text().splitlines()]
-    assert {r["reward"] for r in rows if r["case"] == "c0"} == {None} and len(rows) == 24
+    assert {r["reward"] for r in rows if r["case"] == "c0"} == {None} and len(rows) == 40
     with pytest.raises(TrainingError, match="no reward"):
         run(model, tmp_path / "nan", config(rounds=1), each(lambda s: math.nan))
 
@@ -187,7 +187,7 @@ def test_the_penalty_seeks_its_target() -> None:
 def test_reward_hacking_is_noticed_and_answered(model: Any, tmp_path: Path, action: str) -> None:
     """Proxy and gold reward are opposites, so that whoever learns one loses the other."""
     monitor = MonitorConfig(action=action, window=2, level=0.9)  # type: ignore[arg-type]
-    settings = config(rounds=12, monitor=monitor, keep_every=1, train={"lr": 3e-2})
+    settings = config(rounds=12, monitor=monitor, keep_every=1, train={"lr": 6e-2})
     found = run(model, tmp_path, settings, gold=high_ids)
     assert found.alarms, [(h["reward"], h["gold"]) for h in found.history]
     first = found.alarms[0]

@@ -52,7 +52,9 @@ class Drawn:
 class Sampler:
     """Draws from a module that is being trained."""
 
-    def __init__(self, model: WhiteBox, module: Any, *, samples: int, limit: int, temperature: float, seed: int) -> None:
+    def __init__(
+        self, model: WhiteBox, module: Any, *, samples: int, limit: int, temperature: float, seed: int
+    ) -> None:
         self.model, self.samples, self.limit, self.temperature, self.seed = model, samples, limit, temperature, seed
         self.engine = Engine(module=module, lock=threading.RLock(), slots=64)
         with torch.no_grad():
@@ -93,7 +95,9 @@ def _ends(model: WhiteBox) -> frozenset[int]:
     """Tokens that end an answer."""
     found = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
     ids = found if isinstance(found, list) else [found]
-    return frozenset(int(i) for i in (*ids, model.tokenizer.eos_token_id, end_of_turn(model.tokenizer)) if i is not None)
+    return frozenset(
+        int(i) for i in (*ids, model.tokenizer.eos_token_id, end_of_turn(model.tokenizer)) if i is not None
+    )
 
 
 def _raise_failed(job: Job) -> None:
@@ -164,7 +168,9 @@ def _score(
     groups = []
     for b, item in enumerate(items):
         part = slice(b * n, (b + 1) * n)
-        known = [v is not None and (cost is None or c is not None) for v, c in zip(values[part], costs[part], strict=True)]
+        known = [
+            v is not None and (cost is None or c is not None) for v, c in zip(values[part], costs[part], strict=True)
+        ]
         found = torch.tensor([v or 0.0 for v in values[part]])
         priced = None if cost is None else torch.tensor([c or 0.0 for c in costs[part]])
         groups.append((item, samples[part], found, torch.tensor(known), priced))

@@ -150,7 +150,9 @@ def _shares(history: Sequence[Health], config: MonitorConfig) -> list[Alarm]:
         onset = next(i for i, h in enumerate(history) if h.get(name, 0.0) >= limit / 2)
         sign: Sign = "exploit" if name.startswith("exploit/") else "degeneration"
         what = said.get(name) or f"carries the trick {name.removeprefix('exploit/')!r}"
-        found.append(_alarm(sign, len(history) - 1, onset, f"{share:.0%} of the answers {what} ({before:.0%} at first)"))
+        found.append(
+            _alarm(sign, len(history) - 1, onset, f"{share:.0%} of the answers {what} ({before:.0%} at first)")
+        )
     return found
 
 

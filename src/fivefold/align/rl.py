@@ -190,7 +190,9 @@ def reinforce(
                 on_round(number + 1, config.rounds, health)
         ended, weights_of = _settle(out, learner, state, config)
         path = save_trained(learner.trained, out)
-    return _finish(out, path, key, model, cases, config, reward_name, state, ended, weights_of, time.monotonic() - began)
+    return _finish(
+        out, path, key, model, cases, config, reward_name, state, ended, weights_of, time.monotonic() - began
+    )
 
 
 class _Learner:
@@ -358,9 +360,7 @@ class _Learner:
             found |= of_critic.metrics
         return found
 
-    def _after(
-        self, drawn: Drawn, known: Sampled, state: _State, metrics: list[dict[str, float]]
-    ) -> dict[str, float]:
+    def _after(self, drawn: Drawn, known: Sampled, state: _State, metrics: list[dict[str, float]]) -> dict[str, float]:
         """Divergence and entropy of the policy that sampled; moves the penalty's weight and the multiplier on."""
         kl = known.token_kl().sum(-1).mean().item()
         entropy = -(known.old * known.mask).sum().item() / int(known.mask.sum())

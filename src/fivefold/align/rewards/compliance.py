@@ -16,7 +16,9 @@ def policy(*, incoherent: float = -1.0) -> Reward:
     case does not say what is wanted."""
 
     def score(sample: Sample) -> float | None:
-        wanted = sample.case.metadata.get("expected") or next((WANTED[t] for t in sample.case.tags if t in WANTED), None)
+        wanted = sample.case.metadata.get("expected") or next(
+            (WANTED[t] for t in sample.case.tags if t in WANTED), None
+        )
         if wanted is None:
             return None
         label = answers.judge(sample.case.prompt, sample.text).label
