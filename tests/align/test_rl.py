@@ -69,7 +69,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns(model: Any, tmp_path: Path, objective: str) -> None:
     cost = {"cost": each(lambda s: 0.0)} if objective == "safe_rlhf" else {}
-    options = {"clip_low": 0.2, "clip_high": 0.2} if objective == "gspo" else {}
+    options = {"gspo": {"clip_low": 0.2, "clip_high": 0.2}, "online_dpo": {"beta": 1.0}}.get(objective, {})
     found = run(model, tmp_path, config(objective, train={"options": options}, kl=KLControl(weight=0.001)), **cost)
     rewards = [h["reward"] for h in found.history]
     assert len(rewards) == 10 and found.ended == "finished"

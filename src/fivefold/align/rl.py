@@ -16,7 +16,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -241,7 +241,7 @@ class _Learner:
     def learn(self, drawn: Drawn, state: _State, number: int) -> dict[str, float]:
         """Take this round's optimiser steps; returns the round's numbers."""
         settings = self.config.train
-        scale = learning_rate(number, self.config.rounds, settings) / settings.lr if settings.lr else 0.0
+        scale = learning_rate(number, self.config.rounds, replace(settings, lr=1.0))
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * scale
         known = self._known(drawn, state)
