@@ -28,12 +28,13 @@ from fivefold.align._adapter import (
 )
 from fivefold.align._pack import mismatched, pack
 from fivefold.align._policy import answer_logps
+from fivefold.align.losses._base import FIXED_DATA
 from fivefold.align.losses._base import load as load_loss
 from fivefold.align.train import Progress, batches_of, estimate, learning_rate, n_answers, score, train
-from fivefold.errors import DataError, TrainingError, UnknownNameError
+from fivefold.errors import DataError, TrainingError, UnknownNameError, UsageError
 from fivefold.registry import registry
 
-LOSSES = {name: n_answers(load_loss(name)) for name in registry("loss").names()}
+LOSSES = {n: n_answers(load_loss(n)) for n in registry("loss").names() if load_loss(n).KIND in FIXED_DATA}
 
 
 class Stop(Exception):
@@ -184,6 +185,13 @@ def test_reusing_frozen_layers_changes_no_loss(model: Any, tmp_path: Path) -> No
 def test_full_fine_tuning_writes_a_model(model: Any, tmp_path: Path) -> None:
     result = train(model, random_items(6, 1), small(adapter=None, lr=1e-3, epochs=4), tmp_path)
     assert (result.path / "model.safetensors").exists() and result.losses[-1] < result.losses[0]
+
+
+def test_a_loss_for_other_data_is_refused(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not learn from given answers"):
+        train(model, random_items(3, 2), small(loss="grpo"), tmp_path)
+    with pytest.raises(UsageError, match="whole distributions"):
+        train(model, random_items(3, 2), small(loss="tdpo", adapter=None), tmp_path)
 
 
 def test_data_that_does_not_fit_the_loss_is_refused(model: Any, tmp_path: Path) -> None:

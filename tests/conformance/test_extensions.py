@@ -178,29 +178,60 @@ def test_transforms_change_the_text_and_repeat_with_the_seed(name: str, language
 # Losses and recipes
 
 
+def arguments_of(kind: str) -> tuple[list[Any], Any]:
+    """Random arguments for a loss of `kind`, and the tensor that its gradient reaches."""
+    import torch
+
+    from fivefold.align.losses._base import Activations, Answers, Distributions, Scores
+    from fivefold.align.losses._rollout import Rollout
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Any:
+        return -torch.rand(*shape, generator=generator)
+
+    learnt, mask = draw(4, 6).requires_grad_(True), torch.ones(4, 6, dtype=torch.bool)
+    label = torch.tensor([True, False, True, False])
+
+    def answers(logps: Any) -> Any:
+        return Answers(logps, mask, draw(4, 6), label, -draw(4, 6))
+
+    if kind == "rollout":
+        marks = torch.tensor([1.0, -1.0, -1.0, 1.0])[:, None].expand(4, 6)
+        return [Rollout(learnt, draw(4, 6), mask, marks, torch.tensor([0, 0, 1, 1]), 8, draw(4, 6))], learnt
+    if kind in ("activations", "distributions"):
+        learnt = draw(4, 6, 8).requires_grad_(True)
+        if kind == "distributions":
+            return [Distributions(learnt, draw(4, 6, 8), mask)], learnt
+        return [Activations(learnt, draw(4, 6, 8), mask), Activations(draw(4, 6, 8), draw(4, 6, 8), mask)], learnt
+    if kind == "scores":
+        learnt = draw(4, 2).requires_grad_(True)
+        return [Scores(learnt, unsafe=label), Scores(draw(4, 2), unsafe=~label)], learnt
+    more = {
+        "single": [],
+        "pair": [answers(draw(4, 6))],
+        "unpaired": [answers(draw(4, 6))],
+        "steps": [draw(4, 6) > -0.5, mask],
+        "values": [draw(4, 6), draw(4, 6), mask],
+    }[kind]
+    return [learnt if kind in ("steps", "values") else answers(learnt), *more], learnt
+
+
 @pytest.mark.parametrize("name", names("loss"))
 def test_losses_are_pure_finite_and_differentiable(name: str) -> None:
     torch = pytest.importorskip("torch")
-    from fivefold.align.losses._base import Answers
+    from fivefold.align.losses._base import Kind
 
     module = registry("loss").module(name)
-    assert module.KIND in ("single", "pair", "unpaired") and module.REDUCTION in ("item", "token", "batch")
-    generator = torch.Generator().manual_seed(0)
-
-    def answers() -> Any:
-        logps = -torch.rand(4, 6, generator=generator)
-        logps.requires_grad_(True)
-        mask = torch.ones(4, 6, dtype=torch.bool)
-        label = torch.tensor([True, False, True, False])
-        return Answers(logps, mask, -torch.rand(4, 6, generator=generator), label)
-
-    parts = [answers()] if module.KIND == "single" else [answers(), answers()]
+    assert module.KIND in get_args(Kind) and module.REDUCTION in ("item", "token", "batch")
+    assert isinstance(module.REFERENCE, bool) and (module.KIND != "rollout" or callable(module.advantages))
+    parts, learnt = arguments_of(module.KIND)
     output = module.loss(*parts, module.Config())
     assert output.loss.shape == () and torch.isfinite(output.loss)
     assert torch.equal(module.loss(*parts, module.Config()).loss, output.loss)
     assert all(isinstance(v, float) for v in output.metrics.values())
     output.loss.backward()
-    assert parts[0].logps.grad is not None and parts[0].logps.grad.abs().sum() > 0
+    assert learnt.grad is not None and learnt.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", names("recipe"))

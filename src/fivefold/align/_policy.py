@@ -46,15 +46,19 @@ class _LinearLogProb(torch.autograd.Function):
         return None if slope is None else (grads[0][:, None].to(slope.dtype) * slope), None, None
 
 
-def read_head(module: Any, hidden: Tensor, want: Tensor) -> Tensor:
-    """Log-probability (nats, float32 [R]) of `want` [R] at final hidden states `hidden` [R, D]."""
+def read_head(module: Any, hidden: Tensor, want: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability (nats, float32 [R]) of `want` [R] at final hidden states `hidden` [R, D].
+
+    Logits are divided by `temperature`, as they are when samples are drawn at it.
+    """
     head = module.get_output_embeddings()
     config = module.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logits_scaling", None) or getattr(config, "logit_scale", None)
     plain = isinstance(head, nn.Linear) and head.bias is None and not (softcap or scale)
     if plain and not head.weight.requires_grad:
-        return cast(Tensor, _LinearLogProb.apply(hidden, head.weight, want))  # type: ignore[no-untyped-call]
+        scaled = hidden if temperature == 1.0 else hidden / temperature
+        return cast(Tensor, _LinearLogProb.apply(scaled, head.weight, want))  # type: ignore[no-untyped-call]
     if scale:
         raise TrainingError(
             f"{type(module).__name__} scales its logits in a way that training does not know",
@@ -63,19 +67,47 @@ def read_head(module: Any, hidden: Tensor, want: Tensor) -> Tensor:
     parts = []
     for start in range(0, len(want), CHUNK):
         part = slice(start, start + CHUNK)
-        parts.append(checkpoint(_logp, head, hidden[part], want[part], softcap, use_reentrant=False))
+        parts.append(checkpoint(_logp, head, hidden[part], want[part], softcap, temperature, use_reentrant=False))
     return torch.cat(parts)
 
 
-def _logp(head: nn.Module, hidden: Tensor, want: Tensor, softcap: float | None) -> Tensor:
-    logits = head(hidden).float()
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
-    return cast(Tensor, logits.log_softmax(-1).gather(-1, want[:, None]).squeeze(-1))
+def _logp(head: nn.Module, hidden: Tensor, want: Tensor, softcap: float | None, temperature: float) -> Tensor:
+    logps = (_logits(head, hidden, softcap) / temperature).log_softmax(-1)
+    return logps.gather(-1, want[:, None]).squeeze(-1)
 
 
-def answer_logps(module: Any, row: Row, stream: Tensor | None = None) -> Tensor:
-    """Log-probability of every answer token of a packed row, [R] float32, with gradients if enabled.
+def _logits(head: nn.Module, hidden: Tensor, softcap: float | None) -> Tensor:
+    logits = cast(Tensor, head(hidden)).float()
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+
+def divergence(module: Any, hidden: Tensor, reference: Tensor) -> Tensor:
+    """KL(pi_ref || pi) in nats, float32 [R], of the next-token distributions at final hidden states [R, D].
+
+    Both models share the head. Computed in chunks, and again in the backward pass, so that few logits exist at a time.
+    """
+    head = module.get_output_embeddings()
+    softcap = getattr(module.config.get_text_config(), "final_logit_softcapping", None)
+    parts = []
+    for start in range(0, len(hidden), CHUNK):
+        part = slice(start, start + CHUNK)
+        parts.append(checkpoint(_divergence, head, hidden[part], reference[part], softcap, use_reentrant=False))
+    return torch.cat(parts)
+
+
+def _divergence(head: nn.Module, hidden: Tensor, reference: Tensor, softcap: float | None) -> Tensor:
+    q, p = (_logits(head, x, softcap).log_softmax(-1) for x in (hidden, reference))
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def answer_logps(module: Any, row: Row, stream: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """Log-probability of every answer token of a packed row, [R] float32, with gradients if enabled."""
+    hidden = answer_states(module, row, stream)
+    return read_head(module, hidden, row.want.to(hidden.device), temperature)
+
+
+def answer_states(module: Any, row: Row, stream: Tensor | None = None) -> Tensor:
+    """Final hidden states [R, D] from which each answer token of a packed row is predicted.
 
     `module` attends through the runtime's packed attention (`packed_copy`, `trainable_copy`). `stream` [T, D] stands in
     for the embeddings where the lower layers' output is known already (`_lower`).
@@ -90,10 +122,9 @@ def answer_logps(module: Any, row: Row, stream: Tensor | None = None) -> Tensor:
     device = module.get_input_embeddings().weight.device
     with attending(row.plan()):
         given = {"input_ids": row.tokens[None].to(device)} if stream is None else {"inputs_embeds": stream[None]}
-        hidden = module.base_model(**given, position_ids=row.depth[None].to(device), use_cache=False).last_hidden_state[
-            0
-        ]
-    return read_head(module, hidden[row.read.to(device)], row.want.to(device))
+        out = module.base_model(**given, position_ids=row.depth[None].to(device), use_cache=False)
+        hidden = out.last_hidden_state[0]
+    return cast(Tensor, hidden[row.read.to(device)])
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """One training loop for every loss: packed rows, shared prompts, exact resume.
 
-Read `train` first; it is the whole algorithm. What makes it fast is in two other files: `_pack` (a prompt is computed
+Read `train` first, then `_loop.descend`, the loop itself. What makes it fast is in two other files: `_pack` (a prompt is computed
 once for all its answers, a system prompt once for a whole row, and nothing is padded) and `_policy` (vocabulary logits
 only where an answer is read). What makes it safe to kill is in `_checkpoint`.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import (
-    Lora,
     adapter_off,
     adapter_parameters,
     causal_lm,
@@ -31,67 +30,30 @@ from fivefold.align._adapter import (
     trainable,
     trainable_copy,
 )
+from fivefold.align._loop import OnStep, Progress, TrainConfig, descend, learning_rate, seeded
 from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, pack, rows_of
-from fivefold.align._policy import answer_logps, check_packing
-from fivefold.align.losses._base import Answers, LossOutput, config_of, load
-from fivefold.errors import DataError, TrainingError
+from fivefold.align._policy import answer_logps, answer_states, check_packing, divergence, read_head
+from fivefold.align.losses._base import FIXED_DATA, Answers, LossOutput, config_of, load
+from fivefold.errors import DataError, UsageError
+from fivefold.registry import registry
 from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import digest, plain
 
+__all__ = [
+    "Estimate",
+    "OnStep",
+    "Progress",
+    "TrainConfig",
+    "TrainResult",
+    "estimate",
+    "learning_rate",
+    "score",
+    "train",
+]
+
 RECORD = "training.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train. Everything here, the data and the starting model fix the result on one machine."""
-
-    loss: str = "sft"
-    """Name of a module in `align/losses`."""
-    loss_options: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of that module's Config."""
-    reference: Literal["base", "start"] = "base"
-    """Reference model of preference losses: without any adapter, or with the adapter that training starts from."""
-    adapter: Lora | None = field(default_factory=Lora)
-    """LoRA, or None to train every weight."""
-    epochs: int = 1
-    """Passes over the data."""
-    batch_items: int = 16
-    """Items per optimiser step."""
-    row_tokens: int = 1024
-    """Longest packed row; bounds memory."""
-    reuse_frozen: bool = True
-    """Keep the output of the layers below the first adapter (memory: tokens x width), so that it is computed once."""
-    lr: float = 3e-4
-    """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate after warm-up; cosine and linear end at zero."""
-    warmup: float = 0.05
-    """Share of the steps in which the learning rate rises from zero."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """AdamW's decay rates."""
-    grad_clip: float = 1.0
-    """Largest norm of a step's gradient."""
-    seed: int = 0
-    """Fixes the adapter's start, the order of the data and dropout."""
-    checkpoint_seconds: float = 30.0
-    """Time between checkpoints."""
-    checkpoint_steps: int | None = None
-    """Steps between checkpoints, beside the time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What a watcher sees after each step."""
-
-    step: int
-    total: int
-    loss: float
-    tokens_per_second: float
-    seconds_left: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +71,6 @@ class Estimate:
     def bytes(self) -> int:
         """Peak memory: weights, adapter with gradient and optimiser, one row's activations."""
         return self.weights + self.state + self.activations
-
-
-OnStep = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +106,7 @@ def train(
     require(model, Capability.GRADIENTS, for_=f"training with the {config.loss} loss")
     loss_module = load(config.loss)
     loss_config = config_of(loss_module, config.loss_options)
+    check_loss(loss_module, config)
     check_items(items, loss_module)
     data_digest = digest(items)
     key = run_key(model, data_digest, config, start)
@@ -154,7 +114,7 @@ def train(
         return done
 
     batches = batches_of(items, config)
-    began, tokens, history = time.monotonic(), 0, list[dict[str, float]]()
+    began = time.monotonic()
     with seeded(config.seed):
         trained = trainable_copy(model.module, config.adapter, start)
         module, params = causal_lm(trained), trainable(trained)
@@ -163,40 +123,22 @@ def train(
             check_packing(module, items[:2], model.module, lower)
         if lower is not None:
             lower.keep(items)  # all at once, so that a resumed run keeps the very same values
-        optimizer = torch.optim.AdamW(
-            params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-        )
         reference = reference_logps(trained, items, config, out, key, lower) if loss_module.REFERENCE else None
-        if (state := _checkpoint.load(out, key)) is not None:
-            tokens, history = restore(state, params, optimizer)
-            began -= state["seconds"]
-        kept = time.monotonic()
         trained.train()
-        for step in range(len(history), len(batches)):
+
+        def one_step(step: int) -> tuple[float, dict[str, float], int]:
             chosen = [items[i] for i in batches[step]]
             known = None if reference is None else [reference[i] for i in batches[step]]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, len(batches), config)
-            loss, metrics, n = backward(module, chosen, known, config, loss_module, loss_config, lower)
-            norm = float(torch.nn.utils.clip_grad_norm_(params.values(), config.grad_clip))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise diverged(step, loss, norm, history)
-            optimizer.step()
-            optimizer.zero_grad()
-            tokens += n
-            history.append({"loss": loss, "grad_norm": norm, **metrics})
-            seconds = time.monotonic() - began
-            if checkpoint_due(step, len(batches), time.monotonic() - kept, config):
-                _checkpoint.save(out, snapshot(key, params, optimizer, history, tokens, seconds))
-                kept = time.monotonic()
-            if on_step:
-                on_step(progress_of(step + 1, len(batches), loss, tokens, seconds))
+            return backward(trained, chosen, known, config, loss_module, loss_config, lower)
+
+        spent = time.monotonic() - began
+        done = descend(len(batches), params, one_step, config, out, key, spent=spent, on_step=on_step)
         path = save_trained(trained, out)
-    return finish(out, path, key, data_digest, model, config, items, history, tokens, time.monotonic() - began)
+    return finish(out, path, key, data_digest, model, config, items, done.history, done.tokens, done.seconds)
 
 
 def backward(
-    module: Any,
+    trained: Any,
     batch: Sequence[Item],
     reference: Sequence[Sequence[Tensor]] | None,
     config: TrainConfig,
@@ -205,6 +147,7 @@ def backward(
     lower: Lower | None,
 ) -> tuple[float, dict[str, float], int]:
     """Add one batch's gradient, row by row; returns its loss, metrics and the tokens that were computed."""
+    module = causal_lm(trained)
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
     total, metrics, computed = 0.0, dict[str, float](), 0
     weights = [sum(len(a) for a in i.answers) if loss_module.REDUCTION == "token" else 1 for i in batch]
@@ -212,8 +155,11 @@ def backward(
         of_row = [batch[i] for i in indices]
         row = pack(of_row)
         known = None if reference is None else [reference[i] for i in indices]
-        logps = answer_logps(module, row, lower(of_row, row) if lower else None)
-        output = loss_of(logps, row, of_row, known, loss_module, loss_config)
+        stream = lower(of_row, row) if lower else None
+        states = answer_states(module, row, stream)
+        logps = read_head(module, states, row.want.to(states.device))
+        kl = token_kl(trained, states, row, stream) if needs_kl(loss_module) else None
+        output = loss_of(logps, row, of_row, known, loss_module, loss_config, kl)
         share = sum(weights[i] for i in indices) / sum(weights)
         (output.loss * share).backward()  # type: ignore[no-untyped-call]
         total += output.loss.item() * share
@@ -230,29 +176,45 @@ def loss_of(
     reference: Sequence[Sequence[Tensor]] | None,
     loss_module: ModuleType,
     loss_config: Any,
+    kl: Tensor | None = None,
 ) -> LossOutput:
-    """The loss of one row from its flat log-probabilities [R]."""
+    """The loss of one row from its flat log-probabilities [R] (and divergences [R])."""
     label = torch.tensor([i.label for i in items], device=logps.device)
 
     def answers(which: int) -> Answers:
         parts = [logps[of_item[which]] for of_item in row.answers]
         known = None if reference is None else pad_sequence([r[which].to(logps.device) for r in reference], True)
         mask = pad_sequence([torch.ones(len(p), dtype=torch.bool, device=logps.device) for p in parts], True)
-        return Answers(pad_sequence(parts, True), mask, known, label)
+        kls = None if kl is None else pad_sequence([kl[of_item[which]] for of_item in row.answers], True)
+        return Answers(pad_sequence(parts, True), mask, known, label, kls)
 
     n = n_answers(loss_module)
     output: LossOutput = loss_module.loss(*(answers(i) for i in range(n)), loss_config)
     return output
 
 
+def needs_kl(loss_module: ModuleType) -> bool:
+    """Whether a loss reads the whole distribution of the reference at every answer token."""
+    return bool(getattr(loss_module, "TOKEN_KL", False))
+
+
+def token_kl(trained: Any, states: Tensor, row: Row, stream: Tensor | None) -> Tensor:
+    """KL(pi_ref || pi) at every answer token of a row, [R], with the base model as the reference."""
+    with torch.no_grad(), adapter_off(trained):
+        reference = answer_states(causal_lm(trained), row, stream)
+    return divergence(causal_lm(trained), states, reference)
+
+
 @torch.no_grad()
-def score(module: Any, items: Sequence[Item], row_tokens: int, lower: Lower | None = None) -> list[list[Tensor]]:
+def score(
+    module: Any, items: Sequence[Item], row_tokens: int, lower: Lower | None = None, temperature: float = 1.0
+) -> list[list[Tensor]]:
     """Log-probabilities of every item's answers: for each item, for each answer, a tensor of its tokens."""
     found: dict[int, list[Tensor]] = {}
     for indices in rows_of(items, row_tokens):
         of_row = [items[i] for i in indices]
         row = pack(of_row)
-        logps = answer_logps(module, row, lower(of_row, row) if lower else None).cpu()
+        logps = answer_logps(module, row, lower(of_row, row) if lower else None, temperature).cpu()
         for i, of_item in zip(indices, row.answers, strict=True):
             found[i] = [logps[part].clone() for part in of_item]
     return [found[i] for i in range(len(items))]
@@ -293,19 +255,27 @@ def batches_of(items: Sequence[Item], config: TrainConfig) -> list[list[int]]:
     return batches
 
 
-def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Learning rate of a 0-based step: linear warm-up, then the schedule down to zero after the last step."""
-    warm = max(1, round(config.warmup * total))
-    if step < warm:
-        return config.lr * (step + 1) / warm
-    left = 1 - (step - warm) / max(1, total - warm)
-    shape = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}
-    return config.lr * shape[config.schedule]
-
-
 def n_answers(loss_module: ModuleType) -> int:
     """How many answers an item of this loss has: one, chosen and rejected, or its own and a mismatched one."""
     return 1 if loss_module.KIND == "single" else 2
+
+
+def check_loss(loss_module: ModuleType, config: TrainConfig) -> None:
+    """Raise UsageError for a loss that does not learn from fixed answers, or whose reference cannot be had."""
+    if loss_module.KIND not in FIXED_DATA:
+        fitting = [n for n in registry("loss").names() if load(n).KIND in FIXED_DATA]
+        raise UsageError(
+            f"the {config.loss} loss does not learn from given answers",
+            expected=", ".join(fitting),
+            got=f"a loss of {loss_module.KIND}",
+            next_step="train reward models with align.reward, policies on samples with align.rl",
+        )
+    if needs_kl(loss_module) and (config.adapter is None or config.reference != "base"):
+        raise UsageError(
+            f"the {config.loss} loss compares whole distributions with the base model's",
+            expected="an adapter, and reference='base'",
+            got=f"adapter={config.adapter}, reference={config.reference!r}",
+        )
 
 
 def check_items(items: Sequence[Item], loss_module: ModuleType) -> None:
@@ -352,77 +322,6 @@ def run_key(model: WhiteBox, data_digest: str, config: TrainConfig, start: Path 
     settings = {k: v for k, v in asdict(config).items() if not k.startswith("checkpoint_")}
     begun = None if start is None else _checkpoint.digest_folder(start)
     return digest({"model": model.fingerprint, "data": data_digest, "config": settings, "start": begun})
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's random numbers fixed inside, and as they were outside."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-def checkpoint_due(step: int, total: int, seconds: float, config: TrainConfig) -> bool:
-    """Whether to write a checkpoint after 0-based `step`, `seconds` after the last one."""
-    by_steps = config.checkpoint_steps is not None and (step + 1) % config.checkpoint_steps == 0
-    return by_steps or seconds >= config.checkpoint_seconds or step + 1 == total
-
-
-def snapshot(
-    key: str,
-    params: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, float]],
-    tokens: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """Everything that the next step depends on."""
-    return {
-        "key": key,
-        "params": {name: p.detach().cpu() for name, p in params.items()},
-        "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "history": history,
-        "tokens": tokens,
-        "seconds": seconds,
-    }
-
-
-def restore(
-    state: Mapping[str, Any], params: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]]]:
-    """Put a snapshot back; returns tokens and history so far. The data's position is the length of the history."""
-    with torch.no_grad():
-        for name, p in params.items():
-            p.copy_(state["params"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    if state["rng_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["rng_cuda"])
-    return int(state["tokens"]), list(state["history"])
-
-
-def progress_of(step: int, total: int, loss: float, tokens: int, seconds: float) -> Progress:
-    """Progress with speed and time left, from what has been done so far."""
-    return Progress(
-        step=step,
-        total=total,
-        loss=loss,
-        tokens_per_second=tokens / max(seconds, 1e-9),
-        seconds_left=seconds / step * (total - step),
-    )
-
-
-def diverged(step: int, loss: float, norm: float, history: Sequence[Mapping[str, float]]) -> TrainingError:
-    """The error for a loss or gradient that is no longer finite."""
-    before = [round(h["loss"], 4) for h in history[-5:]]
-    return TrainingError(
-        f"training diverged at step {step + 1}",
-        expected="a finite loss and gradient",
-        got=f"loss {loss}, gradient norm {norm}; losses before: {before or 'none'}",
-        next_step="lower lr, or look for a broken example in this batch",
-    )
 
 
 def finish(

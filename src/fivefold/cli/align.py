@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fivefold.cli.output import JsonFlag, ModelOption, console, print_json
+from fivefold.cli.output import JsonFlag, ModelOption, console, error_console, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,13 @@ def align(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adapter.")] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most this many training behaviours per language.")
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="At most this many pairs, problems or requests (patch: behaviours a language)."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the recipe, say rl.rounds=4; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     json: JsonFlag = False,
@@ -31,7 +37,12 @@ def align(
     """Train MODEL with a recipe; the result is a model version with its parent recorded."""
     from fivefold.thread.opened import align_model
 
-    result = align_model(recipe, model, data=data, out=out, limit=limit, seed=seed)
+    def watch(stage: str, step: int, total: int, value: float) -> None:
+        error_console().print(f"{stage} {step}/{total} {value:.3f}", markup=False)
+
+    result = align_model(
+        recipe, model, data=data, out=out, limit=limit, seed=seed, changes=settings or (), on_step=watch
+    )
     if json:
         print_json(result)
         return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fivefold.align.recipes.patch import PatchConfig, patch
-from fivefold.errors import DataError, UnknownNameError
+from fivefold.errors import DataError, UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
@@ -16,9 +16,8 @@ from fivefold.registry import registry
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, WhiteBox, require
 from fivefold.thread.mend import LANGUAGES, held_out, train_cases
+from fivefold.thread.training import RECIPES, identity, recorded, train_with
 from fivefold.types import Case, ModelVersion, digest
-
-RECIPES = ("patch",)
 
 
 def interpret_model(method: str, spec: str, *, limit: int | None, out: Path | None) -> dict[str, Any]:
@@ -42,48 +41,76 @@ def interpret_model(method: str, spec: str, *, limit: int | None, out: Path | No
     return {"run": run, "rows": list(found.table), "artifacts": kept, "measurements": measured, "findings": []}
 
 
+OnStage = Callable[[str, int, int, float], None]
+
+
 def align_model(
-    recipe: str, spec: str, *, data: Path | None, out: Path | None, limit: int | None, seed: int
+    recipe: str,
+    spec: str,
+    *,
+    data: Path | None,
+    out: Path | None,
+    limit: int | None,
+    seed: int,
+    changes: Sequence[str] = (),
+    on_step: OnStage | None = None,
 ) -> dict[str, Any]:
     """Train with a recipe; the adapter is kept as an artifact and the new version is recorded with its parent."""
+    if recipe == "patch":
+        if changes:
+            raise UsageError("the patch recipe takes no settings here", next_step="write them into a plan")
+        return _align_patch(spec, data=data, out=out, limit=limit, seed=seed)
     if recipe not in RECIPES:
-        raise UnknownNameError("recipe", recipe, RECIPES)
+        raise UnknownNameError("recipe", recipe, ("patch", *RECIPES))
+    model = _open_model(spec, "training")
+    run = identity(recipe, model, data, limit, seed, changes)
+    with Store.open() as store:
+        folder = out or store.home / "runs" / run / recipe
+        result = train_with(
+            recipe, model, data=data, out=folder, limit=limit, seed=seed, changes=changes, on_step=on_step
+        )
+        version = _record_version(store, model, result.path, spec, recipe, run)
+        kept = [store.add_measurement(m) for m in recorded(result, run)]
+        files = {
+            name: store.put_artifact(path, name=name, media_type="application/json", run=run).digest
+            for name, path in result.files.items()
+            if path.is_file()
+        }
+    return {
+        "run": run,
+        "adapter": str(result.path),
+        "version": version,
+        "parent": model.fingerprint,
+        "data": result.data_digest,
+        "losses": list(result.losses),
+        "sentences": list(result.sentences),
+        "rows": list(result.rows),
+        "files": {name: str(path) for name, path in result.files.items()},
+        "artifacts": files,
+        "measurements": kept,
+        "findings": [],
+    }
+
+
+def _align_patch(spec: str, *, data: Path | None, out: Path | None, limit: int | None, seed: int) -> dict[str, Any]:
     harms, benign = _training_data(data)
     model = _open_model(spec, "training")
     with Store.open() as store:
-        run = f"align-{digest([recipe, model.fingerprint, digest(harms), limit, seed])[:8]}"
-        folder = out or store.home / "runs" / run / "patch"
+        run = f"align-{digest(['patch', model.fingerprint, digest(harms), limit, seed])[:8]}"
         result = patch(
             model,
             harms=harms,
             benign=benign,
             held_out=[*held_out("core-harms"), *held_out("core-benign")],
-            out=folder,
+            out=out or store.home / "runs" / run / "patch",
             config=_config(limit, seed),
         )
-        adapter = store.put_artifact(result.path, name="adapter", media_type="application/x-peft", run=run)
-        patched = model.with_adapter(str(result.path), name=f"{model.name}+{recipe}")
-        known = {v.id for v in store.versions()}
-        if model.fingerprint not in known:
-            store.add_version(
-                ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec, created_by=run)
-            )
-        store.add_version(
-            ModelVersion(
-                id=patched.fingerprint,
-                name=patched.name,
-                kind="patched",
-                source=spec,
-                parent=model.fingerprint,
-                artifacts={"adapter": adapter.digest},
-                created_by=run,
-            )
-        )
+        version = _record_version(store, model, result.path, spec, "patch", run)
     examples = ", ".join(f"{n} {kind}" for kind, n in result.groups.items())
     return {
         "run": run,
         "adapter": str(result.path),
-        "version": patched.fingerprint,
+        "version": version,
         "parent": model.fingerprint,
         "data": result.data_digest,
         "losses": list(result.losses),
@@ -94,6 +121,27 @@ def align_model(
         "measurements": [],
         "findings": [],
     }
+
+
+def _record_version(store: Store, model: WhiteBox, path: Path, spec: str, recipe: str, run: str) -> str:
+    """Keep an adapter as an artifact and its model as a version with its parent; returns the version's id."""
+    adapter = store.put_artifact(path, name="adapter", media_type="application/x-peft", run=run)
+    made = model.with_adapter(str(path), name=f"{model.name}+{recipe}")
+    known = {v.id for v in store.versions()}
+    if model.fingerprint not in known:
+        store.add_version(ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec, created_by=run))
+    store.add_version(
+        ModelVersion(
+            id=made.fingerprint,
+            name=made.name,
+            kind="patched",
+            source=spec,
+            parent=model.fingerprint,
+            artifacts={"adapter": adapter.digest},
+            created_by=run,
+        )
+    )
+    return made.fingerprint
 
 
 def _config(limit: int | None, seed: int) -> PatchConfig:

@@ -48,6 +48,11 @@ class _Encoder:
         return (*ids, self.end) if whole else tuple(ids[: self.limit])
 
 
+def encode_reply(model: WhiteBox, text: str, limit: int) -> tuple[int, ...]:
+    """Tokens of a whole answer with its end of turn, cut to `limit`."""
+    return _Encoder(model, limit).reply(Reply(text=text))
+
+
 def end_of_turn(tokenizer: Any) -> int:
     """The token that ends an assistant's turn: the first one that the chat template writes after an answer.
 

@@ -17,8 +17,16 @@ from torch import Tensor
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.registry import registry
 
-Kind: TypeAlias = Literal["single", "pair", "unpaired"]
-"""What one item of the data is: a demonstrated answer, a chosen and a rejected answer, or an answer with a label."""
+Kind: TypeAlias = Literal[
+    "single", "pair", "unpaired", "scores", "steps", "rollout", "values", "activations", "distributions"
+]
+"""What a loss takes. Log-probabilities of answers: a demonstrated answer (`single`), a chosen and a rejected one (`pair`),
+an answer with a label (`unpaired`), sampled answers with advantages (`rollout`). Outputs of a scalar head: at the last
+tokens of a pair (`scores`), at the ends of reasoning steps (`steps`), at every token (`values`). Or a model's inside:
+`activations`, next-token `distributions`. The argument types stand in this file and in `_rollout`."""
+
+FIXED_DATA: frozenset[Kind] = frozenset({"single", "pair", "unpaired"})
+"""Kinds that `align.train` trains on items of given answers."""
 
 Reduction: TypeAlias = Literal["item", "token", "batch"]
 """Over what the loss is a mean, hence how parts of a batch add up: items, answer tokens, or not at all (`batch`)."""
@@ -29,13 +37,15 @@ class Answers:
     """Log-probabilities (nats) of N answers, given their prompts.
 
     `logps` [N, T] is zero where `mask` [N, T] is False. `reference` [N, T] are the same under the reference model,
-    where a loss needs one. `label` [N] marks desirable answers (True) for losses of kind `unpaired`.
+    where a loss needs one. `label` [N] marks desirable answers (True) for losses of kind `unpaired`. `kl` [N, T] is
+    KL(pi_ref || pi) of the next-token distributions at each answer token, for losses with `TOKEN_KL`.
     """
 
     logps: Tensor
     mask: Tensor
     reference: Tensor | None = None
     label: Tensor | None = None
+    kl: Tensor | None = None
 
     @property
     def n_tokens(self) -> Tensor:
@@ -57,9 +67,39 @@ class Answers:
         return ((self.logps - self.reference) * self.mask).sum(-1)
 
     def __getitem__(self, index: Any) -> Answers:
-        reference = None if self.reference is None else self.reference[index]
-        label = None if self.label is None else self.label[index]
-        return Answers(self.logps[index], self.mask[index], reference, label)
+        rest = [None if x is None else x[index] for x in (self.reference, self.label, self.kl)]
+        return Answers(self.logps[index], self.mask[index], *rest)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Outputs [N, K] of a scalar head with K members at the last token of N answers, in the unit of the reward.
+
+    `margin` [N] is by how much the chosen answer should win, where the data says so. `unsafe` [N] marks answers that
+    are harmful in themselves, for cost models.
+    """
+
+    values: Tensor
+    margin: Tensor | None = None
+    unsafe: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Residual streams [N, T, D] of the trained model and of the original one at the same tokens; mask [N, T]."""
+
+    trained: Tensor
+    original: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Next-token logits [N, T, V] of student and teacher at the same positions; mask [N, T]."""
+
+    student: Tensor
+    teacher: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,7 +111,8 @@ class LossOutput:
 
 
 def load(name: str) -> ModuleType:
-    """The loss module called `name`: it has KIND, REDUCTION, REFERENCE, Config and `loss`."""
+    """The loss module called `name`: it has KIND, REDUCTION, REFERENCE, Config and `loss` (and `advantages`, if it learns
+    from samples)."""
     return registry("loss").module(name)
 
 

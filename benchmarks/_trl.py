@@ -1,0 +1,176 @@
+"""What the comparisons with TRL share: the same weights, adapters, token ids and settings on both sides; float32, LoRA.
+
+TRL prepares its data itself, and its token ids are then given to ours, so that both sides see the same tokens. Its adapter
+is drawn with both factors random (so that losses and gradients are not those of the start) and copied into ours. TRL's
+gradient checkpointing, which costs it a second forward pass, is off. CPU-seconds of a step are counted from the step's
+start to its end on both sides: forward, backward, clipping, optimiser.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from fivefold.align._adapter import Lora, trainable, trainable_copy
+
+LORA = Lora(r=16, alpha=32)
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WORDS = (
+    "river", "stone", "garden", "window", "letter", "morning", "travel", "story", "kitchen", "bridge", "winter", "summer",
+    "market", "teacher", "doctor", "music", "paper", "engine", "forest", "village", "island", "mountain", "ocean",
+    "harbour", "ticket", "station", "number", "question", "answer", "reason", "method",
+)  # fmt: skip
+
+
+def words(rng: random.Random, n: int) -> str:
+    return " ".join(rng.choices(WORDS, k=n))
+
+
+def triples(n: int, prompt: int = 140, answer: int = 55) -> list[dict[str, str]]:
+    """Prompts with two answers of about so many tokens, the same on every call."""
+    rng = random.Random(0)
+    return [
+        {
+            "prompt": f"<|im_start|>user\n{words(rng, prompt)}?<|im_end|>\n<|im_start|>assistant\n",
+            "chosen": words(rng, answer + rng.randrange(-8, 9)),
+            "rejected": words(rng, answer + rng.randrange(-8, 9)),
+        }
+        for _ in range(n)
+    ]
+
+
+def settings(config: Any, batch: int, steps: int, **more: Any) -> Any:
+    """A TRL configuration for `steps` plain steps of `batch` items in float32."""
+    common: dict[str, Any] = {
+        "output_dir": "/tmp/fivefold-bench-trl",
+        "per_device_train_batch_size": batch,
+        "max_steps": steps,
+        "learning_rate": 1e-5,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 0,
+    }
+    return config(**{**common, **more})
+
+
+def peft_config(task: str = "CAUSAL_LM") -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=LORA.r, lora_alpha=LORA.alpha, lora_dropout=0.0, target_modules=TARGETS, task_type=task)
+
+
+def randomise(module: Any) -> None:
+    """Give both factors of every adapter small random values."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in sorted(trainable(module).items()):
+            if "lora_" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.02)
+
+
+class Watch(TrainerCallback):
+    """CPU-seconds of each of TRL's steps, and the gradient of the first before it is clipped."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.gradient: dict[str, torch.Tensor] = {}
+        self.model: Any = None
+        self._began = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.process_time() - self._began)
+
+
+def capture(trainer: Any, watch: Watch) -> None:
+    """Keep the gradient of TRL's first step: clipping is where it is whole for the last time."""
+    clip: Callable[..., Any] = trainer.accelerator.clip_grad_norm_
+
+    def first(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        if not watch.gradient:
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            watch.gradient = {n: p.grad.clone() for n, p in trainable(model).items() if p.grad is not None}
+        return clip(parameters, *args, **kwargs)
+
+    trainer.accelerator.clip_grad_norm_ = first
+    trainer.add_callback(watch)
+
+
+def twin(model: Any, theirs: Any) -> tuple[Any, dict[str, torch.nn.Parameter]]:
+    """Our trainable copy with TRL's adapter in it, and its parameters."""
+    trained = trainable_copy(model.module, LORA)
+    params = trainable(trained)
+    known = {plain(n): p for n, p in trainable(theirs).items() if "lora_" in n}
+    with torch.no_grad():
+        for name, p in params.items():
+            p.copy_(known[plain(name)])
+    return trained, params
+
+
+def plain(name: str) -> str:
+    """A parameter's name from the first decoder layer on, the same on both sides."""
+    return name[name.index("layers.") :]
+
+
+def same_gradient(ours: dict[str, torch.nn.Parameter], theirs: dict[str, torch.Tensor]) -> float:
+    """Relative difference of both gradients, as vectors over all adapters."""
+    known = {plain(n): g for n, g in theirs.items() if "lora_" in n}
+    pairs = [(p.grad, known[plain(n)]) for n, p in ours.items() if p.grad is not None]
+    apart = sum(float((a - b).square().sum()) for a, b in pairs)
+    return float((apart / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5)
+
+
+def stepping(params: dict[str, torch.nn.Parameter], backward: Callable[[], float], steps: int) -> dict[str, Any]:
+    """Our steps: loss of the first, its gradient's holders, CPU-seconds of each."""
+    optimizer = torch.optim.AdamW(params.values(), lr=1e-5, weight_decay=0.0)
+    seconds, losses, gradient = [], [], {}
+    for _ in range(steps):
+        began = time.process_time()
+        losses.append(backward())
+        if not gradient:
+            gradient = {n: p.grad.clone() for n, p in params.items() if p.grad is not None}
+        torch.nn.utils.clip_grad_norm_(params.values(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.process_time() - began)
+    for name, p in params.items():
+        p.grad = gradient.get(name)
+    return {"loss": losses[0], "seconds": min(seconds)}
+
+
+def fresh(model: Any) -> Any:
+    """An ordinary copy of the embedded model for TRL."""
+    made = copy.deepcopy(model.module)
+    made.set_attn_implementation("sdpa")
+    return made.requires_grad_(True).train()
+
+
+def report(ours: dict[str, Any], loss: float, gradient: float, theirs: float, **more: Any) -> dict[str, Any]:
+    """The agreement that is printed beside the ratio; 1e-3 is what counts as the same in float32."""
+    off = abs(ours["loss"] - loss) / max(abs(loss), 1e-6)
+    return {
+        "agrees": off < 1e-3 and gradient < 1e-3,
+        "loss_ours": round(ours["loss"], 6),
+        "loss_theirs": round(loss, 6),
+        "gradient_difference": round(gradient, 8),
+        "ours_cpu_s": round(ours["seconds"], 2),
+        "theirs_cpu_s": round(theirs, 2),
+        **more,
+    }

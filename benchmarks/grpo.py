@@ -1,0 +1,136 @@
+"""A GRPO step with its generation against TRL's GRPOTrainer: `BENCH_LIMIT` prompts of 8 samples of up to 48 tokens.
+
+Both sides sample at temperature 1 with random numbers of their own, so the samples differ; speed is counted per generated
+token, generation and update together. For the agreement our loss is computed once more on TRL's own samples, with TRL's
+rewards and adapter: loss and gradient must be TRL's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from _common import emit, limit, one_thread, timed
+
+one_thread()
+
+import torch  # noqa: E402
+from _trl import LORA, Watch, capture, fresh, peft_config, randomise, report, same_gradient, settings, triples, twin  # noqa: E402
+
+from fivefold.align._pack import Item  # noqa: E402
+from fivefold.align._rollouts import Drawn, collect  # noqa: E402
+from fivefold.align.losses import grpo  # noqa: E402
+from fivefold.align.rewards import each  # noqa: E402
+from fivefold.align.rl import RLConfig, _Learner, _State  # noqa: E402
+from fivefold.align.train import TrainConfig  # noqa: E402
+from fivefold.runtime.load import load  # noqa: E402
+from fivefold.types import user_case  # noqa: E402
+
+SAMPLES, NEW_TOKENS = 8, 48
+
+
+def reward_of(tokens: Any) -> float:
+    """A reward that tells samples apart: the share of even token ids."""
+    return sum(int(t) % 2 == 0 for t in tokens) / max(len(tokens), 1)
+
+
+def main() -> None:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    model, n = load("smollm2"), limit(2)
+    watch, seen = Watch(), list[dict[str, Any]]()
+    texts = [t["prompt"] for t in triples(n, prompt=90)]
+    trainer = GRPOTrainer(
+        model=fresh(model),
+        reward_funcs=lambda completion_ids, **_: [reward_of(ids) for ids in completion_ids],
+        args=settings(
+            GRPOConfig,
+            n * SAMPLES,
+            2,
+            num_generations=SAMPLES,
+            max_completion_length=NEW_TOKENS,
+            temperature=1.0,
+            top_k=0,
+            beta=0.04,
+            loss_type="grpo",
+        ),
+        train_dataset=Dataset.from_list([{"prompt": t} for t in texts]),
+        processing_class=model.tokenizer,
+        peft_config=peft_config(),
+    )
+    randomise(trainer.model)
+    capture(trainer, watch)
+    generate = trainer._generate_and_score_completions
+
+    def kept(inputs: Any) -> Any:
+        seen.append(generate(inputs))
+        return seen[-1]
+
+    trainer._generate_and_score_completions = kept
+    learner = learner_of(model, trainer.model, n)
+    trainer.train()
+    agreement = compared(learner, seen[0], watch, trainer.state.log_history[0]["loss"])
+    made = [int(s["completion_mask"].sum()) for s in seen]
+    theirs = min(s / m for s, m in zip(watch.seconds, made, strict=False))
+    learner = learner_of(model, trainer.model, n)
+    tokens, seconds = ours_step(learner, model, texts)
+    agreement |= {
+        "ours_cpu_s": round(seconds, 2),
+        "theirs_cpu_s": round(min(watch.seconds), 2),
+        "tokens": [tokens, *made],
+    }
+    emit("grpo", "trl GRPOTrainer, LoRA", "tokens per CPU-second", tokens / seconds, 1 / theirs, agreement, "trl")
+
+
+def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
+    """Our learner with TRL's adapter in it."""
+    train = TrainConfig(loss="grpo", adapter=LORA, lr=1e-5, batch_items=prompts, schedule="constant", warmup=0.0)
+    config = RLConfig(train=train, rounds=2, prompts=prompts, samples=SAMPLES, max_new_tokens=NEW_TOKENS)
+    learner = _Learner(model, config, grpo, grpo.Config(), None, None)
+    _, params = twin(model, theirs)
+    with torch.no_grad():
+        for name, p in learner.policy.items():
+            p.copy_(params[name])
+    return learner
+
+
+def compared(learner: _Learner, theirs: dict[str, Any], watch: Watch, loss: float) -> dict[str, Any]:
+    """Our loss and gradient on TRL's samples."""
+    items, rewards = list[Item](), list[float]()
+    for start in range(0, len(theirs["prompt_ids"]), SAMPLES):
+        rows = range(start, start + SAMPLES)
+        prompt = tuple(theirs["prompt_ids"][start][theirs["prompt_mask"][start].bool()].tolist())
+        answers = [tuple(theirs["completion_ids"][r][theirs["completion_mask"][r].bool()].tolist()) for r in rows]
+        items.append(Item(prompt=prompt, answers=tuple(answers)))
+        rewards += [reward_of(a) for a in answers]
+    values = torch.tensor(rewards).view(len(items), SAMPLES)
+    drawn = Drawn(
+        items=items, samples=[], rewards=values, scored=torch.ones_like(values, dtype=torch.bool), costs=None, asked=0
+    )
+    known = learner._known(drawn, _State())
+    advantages = grpo.advantages(known, grpo.Config())
+    total, count = 0.0, len(items)
+    for b in range(count):
+        total += learner._row(drawn, [b], known, advantages, None, 1 / count, _State())["loss"] / count
+    params = dict(learner.policy)
+    return report({"loss": total, "seconds": 0.0}, loss, same_gradient(params, watch.gradient), 0.0, prompts=count)
+
+
+def ours_step(learner: _Learner, model: Any, texts: list[str]) -> tuple[int, float]:
+    """Generated tokens and CPU-seconds of one whole round."""
+    learner.optimizer.zero_grad()
+    asked = [t.split("user\n", 1)[1].split("<|im_end|>", 1)[0] for t in texts]
+    cases = [user_case(str(i), t) for i, t in enumerate(asked)]
+
+    def step() -> Drawn:
+        reward = each(lambda s: reward_of(s.tokens))
+        drawn = collect(learner.sampler, cases, reward, None, first=0, count=len(cases), number=0, tries=0)
+        learner.learn(drawn, _State(), 0)
+        return drawn
+
+    drawn, seconds = timed(step)
+    return sum(len(a) for item in drawn.items for a in item.answers), seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""An SFT step against TRL's SFTTrainer with loss on the answer only: same examples, adapter and settings."""
+
+from __future__ import annotations
+
+from _common import emit, limit, one_thread
+
+one_thread()
+
+from _trl import Watch, capture, fresh, peft_config, randomise, report, same_gradient, settings, stepping, triples, twin  # noqa: E402
+
+from fivefold.align._pack import Item  # noqa: E402
+from fivefold.align.losses import sft  # noqa: E402
+from fivefold.align.train import TrainConfig, backward  # noqa: E402
+from fivefold.runtime.load import load  # noqa: E402
+
+
+def main() -> None:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model, n, steps = load("smollm2"), limit(8), 2
+    watch = Watch()
+    data = [{"prompt": t["prompt"], "completion": t["chosen"]} for t in triples(n)]
+    trainer = SFTTrainer(
+        model=fresh(model),
+        args=settings(SFTConfig, n, steps, completion_only_loss=True, max_length=None),
+        train_dataset=Dataset.from_list(data),
+        processing_class=model.tokenizer,
+        peft_config=peft_config(),
+    )
+    randomise(trainer.model)
+    capture(trainer, watch)
+    items = [_item(row) for row in trainer.train_dataset]
+    trained, params = twin(model, trainer.model)
+    trainer.train()
+    loss = trainer.state.log_history[0]["loss"]
+    config = TrainConfig(loss="sft", row_tokens=1024)
+    ours = stepping(params, lambda: backward(trained, items, None, config, sft, sft.Config(), None)[0], steps)
+    theirs = min(watch.seconds)
+    agreement = report(ours, loss, same_gradient(params, watch.gradient), theirs, examples=n)
+    emit("sft", "trl SFTTrainer, LoRA", "examples per CPU-second", n / ours["seconds"], n / theirs, agreement, "trl")
+
+
+def _item(row: dict[str, list[int]]) -> Item:
+    """TRL's example: the answer is what has labels."""
+    labels = row.get("labels")
+    learnt = [x != -100 for x in labels] if labels is not None else [bool(x) for x in row["completion_mask"]]
+    start = learnt.index(True)
+    return Item(prompt=tuple(row["input_ids"][:start]), answers=(tuple(row["input_ids"][start:]),))
+
+
+if __name__ == "__main__":
+    main()

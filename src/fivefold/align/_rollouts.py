@@ -1,0 +1,187 @@
+"""A round of samples: drawn from the policy in one batch, scored, and laid out as tensors.
+
+All samples of a prompt share one prefill, and all prompts one continuous batch (`runtime._generate`). Each sample has
+random numbers of its own, fixed by seed, round, prompt and place, so a resumed run draws what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fivefold.align._pack import Item
+from fivefold.align.data.tokens import end_of_turn
+from fivefold.align.losses._rollout import informative
+from fivefold.align.rewards import Reward, Sample, checked
+from fivefold.errors import ModelError, TrainingError
+from fivefold.runtime import _generate
+from fivefold.runtime._forward import Engine
+from fivefold.runtime._generate import Job
+from fivefold.runtime.protocol import WhiteBox
+from fivefold.types import Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """B prompts with G sampled answers each. `items[b].answers[g]` are the tokens of `samples[b * G + g]`.
+
+    `rewards`, `scored`, `costs` are [B, G]; `asked` counts the prompts that were sampled to get these.
+    """
+
+    items: list[Item]
+    samples: list[Sample]
+    rewards: Tensor
+    scored: Tensor
+    costs: Tensor | None
+    asked: int
+
+    def proxy(self) -> list[float | None]:
+        """Rewards in the order of the samples."""
+        pairs = zip(self.rewards.flatten().tolist(), self.scored.flatten().tolist(), strict=True)
+        return [value if known else None for value, known in pairs]
+
+
+class Sampler:
+    """Draws from a module that is being trained."""
+
+    def __init__(
+        self, model: WhiteBox, module: Any, *, samples: int, limit: int, temperature: float, seed: int
+    ) -> None:
+        self.model, self.samples, self.limit, self.temperature, self.seed = model, samples, limit, temperature, seed
+        self.engine = Engine(module=module, lock=threading.RLock(), slots=64)
+        with torch.no_grad():
+            self.engine.packed = self.engine.check_packing()
+        self.eos = _ends(model)
+
+    @torch.no_grad()
+    def draw(self, cases: Sequence[Case], number: int) -> tuple[list[Item], list[Sample]]:
+        """G answers to each case in round `number`."""
+        prompts = [tuple(self.model.encode(case.messages)) for case in cases]
+        n = self.samples
+        jobs = [self._job(b * n + g, prompts[b], cases[b], number, g) for b in range(len(cases)) for g in range(n)]
+        _generate.run(self.engine, jobs, self.eos, _raise_failed)
+        items = [
+            Item(prompt=prompts[b], answers=tuple(tuple(j.tokens) for j in jobs[b * n : (b + 1) * n]), group="sampled")
+            for b in range(len(cases))
+        ]
+        return items, [self._sample(job, cases[job.index // n]) for job in jobs]
+
+    def _job(self, index: int, prompt: tuple[int, ...], case: Case, number: int, place: int) -> Job:
+        name = f"{self.seed}/{number}/{case.id}/{index}/{place}"
+        return Job(
+            index=index,
+            prompt=prompt,
+            max_new_tokens=self.limit,
+            temperature=self.temperature,
+            top_p=1.0,
+            seed=int(hashlib.sha256(name.encode()).hexdigest()[:15], 16),
+            stopped=lambda tokens: False,
+        )
+
+    def _sample(self, job: Job, case: Case) -> Sample:
+        text: str = self.model.tokenizer.decode(job.tokens, skip_special_tokens=True)
+        return Sample(case=case, text=text, tokens=tuple(job.tokens), ended=job.ended)
+
+
+def _ends(model: WhiteBox) -> frozenset[int]:
+    """Tokens that end an answer."""
+    found = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
+    ids = found if isinstance(found, list) else [found]
+    return frozenset(
+        int(i) for i in (*ids, model.tokenizer.eos_token_id, end_of_turn(model.tokenizer)) if i is not None
+    )
+
+
+def _raise_failed(job: Job) -> None:
+    if job.error is not None:
+        raise ModelError("the policy could not be sampled", got=job.error)
+
+
+def prompt_order(n: int, first: int, count: int, seed: int) -> list[int]:
+    """Indices of `count` prompts from place `first` of an endless stream, each pass over the n prompts in a new order."""
+    order: list[int] = []
+    epoch = first // n
+    while len(order) < first % n + count:
+        indices = list(range(n))
+        random.Random(f"{seed}/{epoch}").shuffle(indices)
+        order += indices
+        epoch += 1
+    return order[first % n : first % n + count]
+
+
+def collect(
+    sampler: Sampler,
+    cases: Sequence[Case],
+    reward: Reward,
+    cost: Reward | None,
+    *,
+    first: int,
+    count: int,
+    number: int,
+    tries: int,
+) -> Drawn:
+    """`count` prompts with their samples and rewards; `tries` > 0 draws further prompts for those without a signal.
+
+    Dynamic sampling (DAPO): groups whose rewards are all alike are dropped. When `tries` further draws do not fill the
+    round, it is as large as it is; when nothing is left at all, that is an error that names the reward.
+    """
+    kept: list[tuple[Item, list[Sample], Tensor, Tensor, Tensor | None]] = []
+    asked = 0
+    for _ in range(max(1, tries + 1)):
+        here = [cases[i] for i in prompt_order(len(cases), first + asked, count - len(kept), sampler.seed)]
+        groups = _score(*sampler.draw(here, number * 1000 + asked), reward, cost, sampler.samples)
+        asked += len(here)
+        kept += [g for g in groups if not tries or bool(informative(g[2][None], g[3][None]))]
+        if len(kept) == count:
+            break
+    if not kept:
+        raise TrainingError(
+            f"no prompt of {asked} had answers with different rewards",
+            expected="a reward that tells answers apart",
+            next_step="easier prompts, more samples, a higher temperature, or a reward in degrees",
+        )
+    costs = [g[4] for g in kept if g[4] is not None]
+    return Drawn(
+        items=[g[0] for g in kept],
+        samples=[s for g in kept for s in g[1]],
+        rewards=torch.stack([g[2] for g in kept]),
+        scored=torch.stack([g[3] for g in kept]),
+        costs=torch.stack(costs) if costs else None,
+        asked=asked,
+    )
+
+
+def _score(
+    items: list[Item], samples: list[Sample], reward: Reward, cost: Reward | None, n: int
+) -> list[tuple[Item, list[Sample], Tensor, Tensor, Tensor | None]]:
+    """Each group with its rewards, which of them are known, and costs."""
+    values = checked(reward, samples)
+    costs = [None] * len(samples) if cost is None else checked(cost, samples)
+    groups = []
+    for b, item in enumerate(items):
+        part = slice(b * n, (b + 1) * n)
+        known = [
+            v is not None and (cost is None or c is not None) for v, c in zip(values[part], costs[part], strict=True)
+        ]
+        found = torch.tensor([v or 0.0 for v in values[part]])
+        priced = None if cost is None else torch.tensor([c or 0.0 for c in costs[part]])
+        groups.append((item, samples[part], found, torch.tensor(known), priced))
+    return groups
+
+
+def padded(parts: Sequence[Tensor]) -> Tensor:
+    """Vectors of different lengths as rows [N, T], padded with 0."""
+    return pad_sequence(list(parts), batch_first=True)
+
+
+def mask_of(items: Sequence[Item]) -> Tensor:
+    """Which tokens of the items' answers there are, [N, T]."""
+    return padded([torch.ones(len(a), dtype=torch.bool) for item in items for a in item.answers])

@@ -1,0 +1,84 @@
+"""A model with a scalar head in place of its vocabulary: reward models and critics.
+
+Trunk and head: an adapter of its own over the shared, frozen base, and a linear map from the final hidden state to K
+numbers. Shapes: R positions that are read of a packed row, D width, K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fivefold.align._adapter import Lora, causal_lm, save_trained, trainable, trainable_copy
+from fivefold.align._pack import Item, Row, pack, rows_of
+from fivefold.align._policy import answer_states
+from fivefold.runtime._structure import width
+
+HEAD = "head.safetensors"
+
+
+@dataclass(eq=False)
+class Scalar:
+    """A trunk with a head of K outputs."""
+
+    trained: Any
+    head: nn.Linear
+
+    @classmethod
+    def fresh(cls, module: Any, lora: Lora, outputs: int, start: Path | None = None) -> Scalar:
+        """On `module`'s weights with a new adapter, or the one in `start` (with its head where it has one).
+
+        A new head is drawn with variance 1 / (D + 1)^2 (Stiennon et al. 2020), so that outputs start near 0.
+        """
+        trained = trainable_copy(module, lora if start is None else None, start)
+        weight = module.get_input_embeddings().weight
+        head = nn.Linear(width(module), outputs, device=weight.device)
+        nn.init.normal_(head.weight, std=1 / (width(module) + 1))
+        nn.init.zeros_(head.bias)
+        made = cls(trained, head)
+        if start is not None and (start.parent / HEAD).exists():
+            head.load_state_dict(load_file(start.parent / HEAD))
+        return made
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name."""
+        return {**trainable(self.trained), **{f"head.{n}": p for n, p in self.head.named_parameters()}}
+
+    def values(self, row: Row) -> Tensor:
+        """Float32 outputs [R, K] where answer tokens are predicted: a critic's values before each token."""
+        out: Tensor = self.head(answer_states(causal_lm(self.trained), row).float())
+        return out
+
+    def at_ends(self, row: Row) -> Tensor:
+        """Float32 outputs [answers, K] at the last token of each answer of a row made by `pack_ends`."""
+        ends = [of_item[i].stop - 1 for of_item in row.answers for i in range(len(of_item))]
+        states = answer_states(causal_lm(self.trained), row)
+        out: Tensor = self.head(states[ends].float())
+        return out
+
+    @torch.no_grad()
+    def score(self, items: Sequence[Item], row_tokens: int) -> Tensor:
+        """Outputs [items, answers, K] at the last token of every answer; all items have as many answers."""
+        found: dict[int, Tensor] = {}
+        for indices in rows_of(items, row_tokens):
+            row = pack_ends([items[i] for i in indices])
+            parts = self.at_ends(row).cpu().unflatten(0, (len(indices), -1))
+            found |= dict(zip(indices, parts, strict=True))
+        return torch.stack([found[i] for i in range(len(items))])
+
+    def save(self, out: Path) -> Path:
+        """Write `out/adapter` and the head beside it; returns the adapter's folder."""
+        path = save_trained(self.trained, out)
+        save_file({name: p.detach().cpu().contiguous() for name, p in self.head.named_parameters()}, out / HEAD)
+        return path
+
+
+def pack_ends(items: Sequence[Item]) -> Row:
+    """A row in which the last token of each answer is computed, too: a policy never reads what follows it."""
+    return pack([Item(prompt=i.prompt, answers=tuple((*a, 0) for a in i.answers)) for i in items])

@@ -1,0 +1,29 @@
+"""Code that passes its tests, run in isolation.
+
+The tests see the code and the code must not see the tests' verdict: a sandbox that proves that the tests were reached is
+what `score.scorers.code_tests` gives. Another runner is passed as a callable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fivefold.align.rewards import Reward, Sample, each
+from fivefold.types import Case, Completion, Outcome, Scored
+
+Runner = Callable[[Case, Completion], Outcome]
+"""Runs a case's tests on an answer's code."""
+
+
+def passes(runner: Runner | None = None) -> Reward:
+    """1 where the tests in the case's metadata pass, 0 where they fail; None where the sandbox failed or has no tests."""
+    if runner is None:
+        from fivefold.score.scorers.code_tests import scorer
+
+        runner = scorer()
+
+    def score(sample: Sample) -> float | None:
+        outcome = runner(sample.case, sample.completion())
+        return outcome.value if isinstance(outcome, Scored) else None
+
+    return each(score)

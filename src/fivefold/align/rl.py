@@ -1,0 +1,517 @@
+"""Learning from rewards: one loop for PPO with a critic and for the group methods without one.
+
+Read `reinforce` first; it is the whole algorithm: sample a group of answers to each prompt, score them, turn rewards into
+advantages, take a few steps on the samples, look at what has become of the policy. The objective is a file in
+`align/losses` of kind `rollout`. Fast by sharing: a group is generated from one prefill in one continuous batch; its
+prompt is computed once for all its answers in the update; vocabulary logits exist only at answer tokens; the reference's
+log-probabilities are computed once a round. The policy is an adapter over frozen weights that reference and critic share.
+
+Source: Schulman et al. 2017 (PPO, arXiv:1707.06347); Ouyang et al. 2022 (InstructGPT, arXiv:2203.02155); Shao et al. 2024
+(GRPO, arXiv:2402.03300). Dropout is off throughout, so that ratios compare the policy with itself.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fivefold.align import _checkpoint
+from fivefold.align._adapter import Lora, causal_lm, packed_copy, save_trained, trainable, trainable_copy
+from fivefold.align._loop import TrainConfig, checkpoint_due, diverged, learning_rate, restore, seeded, snapshot
+from fivefold.align._pack import Item, pack, rows_of
+from fivefold.align._policy import answer_logps, check_packing
+from fivefold.align._rollouts import Drawn, Sampler, collect, mask_of, padded
+from fivefold.align._scalar import Scalar
+from fivefold.align.kl import KLControl, next_weight
+from fivefold.align.losses import ppo_value
+from fivefold.align.losses._base import config_of, load
+from fivefold.align.losses._rollout import Rollout, Sampled
+from fivefold.align.monitor import Alarm, MonitorConfig, alarms, health_of, spread
+from fivefold.align.rewards import Reward, checked
+from fivefold.align.train import run_key, score
+from fivefold.errors import DataError, UsageError
+from fivefold.registry import registry
+from fivefold.runtime.protocol import Capability, WhiteBox, require
+from fivefold.types import Case, digest, plain
+
+RECORD = "reinforcement.json"
+KEPT = "kept"
+
+
+def _training() -> TrainConfig:
+    return TrainConfig(loss="grpo", lr=1e-4, batch_items=8, schedule="constant", checkpoint_seconds=60.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLConfig:
+    """How to learn from rewards."""
+
+    train: TrainConfig = field(default_factory=_training)
+    """Objective (`loss`, of kind `rollout`), adapter and optimiser. `batch_items` are prompts per optimiser step, `epochs`
+    how often a round's samples are used."""
+    rounds: int = 50
+    """Rounds of sampling and learning."""
+    prompts: int = 8
+    """Prompts per round."""
+    samples: int = 8
+    """Answers to each prompt (G)."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+    temperature: float = 1.0
+    """At which answers are sampled, and probabilities are compared."""
+    resample: int = 3
+    """For objectives with dynamic sampling: further draws for prompts whose answers all got the same reward."""
+    kl: KLControl = field(default_factory=KLControl)
+    """Weight of the KL penalty in the reward, for objectives that have it there."""
+    critic: Lora = field(default_factory=Lora)
+    """The critic's adapter, for objectives with a critic."""
+    critic_lr: float = 3e-4
+    """The critic's learning rate."""
+    critic_clip: float = 0.2
+    """How far a value may move in one round."""
+    gold_every: int = 1
+    """Rounds between measurements of the gold reward."""
+    keep_every: int = 5
+    """Rounds between the weights that a rollback can go back to."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """What is an alarm, and what follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLResult:
+    """A finished run. `path` is the policy's adapter. `history` has one row of numbers a round.
+
+    `ended` is `finished`, `stopped` or `rolled back`; `weights_of` is the round whose weights these are (-1: the start).
+    """
+
+    path: Path
+    record: Path
+    key: str
+    history: tuple[Mapping[str, float], ...]
+    alarms: tuple[Alarm, ...]
+    ended: str
+    weights_of: int
+    tokens: int
+    seconds: float
+
+
+OnRound = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (rounds done, rounds in all, the round's numbers)."""
+
+
+@dataclass
+class _State:
+    """What the next round depends on beside weights and optimiser."""
+
+    drawn: int = 0
+    kl: float = 0.0
+    multiplier: float = 0.0
+    tokens: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    alarms: list[Alarm] = field(default_factory=list)
+
+    def pack(self) -> dict[str, Any]:
+        return {"drawn": self.drawn, "kl": self.kl, "multiplier": self.multiplier, "alarms": plain(self.alarms)}
+
+
+def reinforce(
+    model: WhiteBox,
+    cases: Sequence[Case],
+    reward: Reward,
+    config: RLConfig,
+    out: Path,
+    *,
+    reward_name: str,
+    gold: Reward | None = None,
+    cost: Reward | None = None,
+    start: Path | None = None,
+    critic_start: Path | None = None,
+    on_round: OnRound | None = None,
+) -> RLResult:
+    """Train `model` on its own answers to `cases`, scored by `reward`; leaves an adapter with its record in `out`.
+
+    `reward_name` says which reward that is (a digest, a name with its version): with it a run is known again. `gold` is
+    a reward that is measured and never learnt from; `cost` serves objectives with a constraint. `start` is an adapter to
+    begin from, which is then the reference, too; `critic_start` a reward model's adapter for the critic to begin from.
+
+    Exactly resumable: killed and called with the same arguments, a run goes on after its last checkpoint and ends in the
+    same weights. Raises UsageError for an objective of another kind, DataError without prompts, TrainingError when the
+    loss is no longer finite, when no rewards differ, or when `out` belongs to another run.
+    """
+    settings, objective = config.train, load(config.train.loss)
+    check_run(model, cases, config, objective, cost)
+    options = config_of(objective, settings.loss_options)
+    key = digest([run_key(model, digest(list(cases)), settings, start), plain(config), reward_name, str(critic_start)])
+    if (done := finished(out, key)) is not None:
+        return done
+    began = time.monotonic()
+    with seeded(settings.seed):
+        learner = _Learner(model, config, objective, options, start, critic_start)
+        state = _State(kl=config.kl.weight, multiplier=getattr(options, "start", 0.0))
+        if (found := _checkpoint.load(out, key)) is not None:
+            state = _resumed(found, learner)
+            began -= found["seconds"]
+        elif config.monitor.action == "rollback":
+            _keep(out, -1, learner.policy)
+        kept = time.monotonic()
+        while len(state.history) < config.rounds and not _halted(state, config):
+            number = len(state.history)
+            drawn = collect(
+                learner.sampler,
+                cases,
+                reward,
+                cost,
+                first=state.drawn,
+                count=config.prompts,
+                number=number,
+                tries=config.resample if getattr(objective, "FILTER", False) else 0,
+            )
+            health = {"round": float(number), **learner.learn(drawn, state, number)}
+            health |= _gold(drawn, gold, number, config)
+            health["seconds"] = time.monotonic() - began
+            _write_samples(out, number, drawn)
+            state.history.append(health)
+            state.alarms += alarms(state.history, config.monitor)
+            if config.monitor.action == "rollback" and (number + 1) % config.keep_every == 0:
+                _keep(out, number, learner.policy)
+            if checkpoint_due(number, config.rounds, time.monotonic() - kept, settings):
+                _save(out, key, learner, state, time.monotonic() - began)
+                kept = time.monotonic()
+            if on_round:
+                on_round(number + 1, config.rounds, health)
+        ended, weights_of = _settle(out, learner, state, config)
+        path = save_trained(learner.trained, out)
+    return _finish(
+        out, path, key, model, cases, config, reward_name, state, ended, weights_of, time.monotonic() - began
+    )
+
+
+class _Learner:
+    """Policy, reference, critic and optimiser, and one round's learning."""
+
+    def __init__(
+        self,
+        model: WhiteBox,
+        config: RLConfig,
+        objective: ModuleType,
+        options: Any,
+        start: Path | None,
+        critic_start: Path | None,
+    ) -> None:
+        self.config, self.objective, self.options = config, objective, options
+        settings = config.train
+        self.trained = trainable_copy(model.module, None if start else settings.adapter, start)
+        self.module, self.policy = causal_lm(self.trained), trainable(self.trained)
+        before = packed_copy(model.module) if start is None else causal_lm(trainable_copy(model.module, None, start))
+        self.reference = before.requires_grad_(False) if start is not None else before
+        self.critic = None
+        if getattr(objective, "CRITIC", False):
+            self.critic = Scalar.fresh(model.module, config.critic, 1, critic_start)
+        self.sampler = Sampler(
+            model,
+            self.module,
+            samples=config.samples,
+            limit=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=settings.seed,
+        )
+        probe = [Item(prompt=tuple(model.encode("a b c d")), answers=((1, 2), (1, 3)))]
+        check_packing(packed_copy(model.module), probe, model.module)
+        groups: list[dict[str, Any]] = [{"params": list(self.policy.values()), "base": settings.lr}]
+        if self.critic is not None:
+            groups.append({"params": list(self.critic.parameters().values()), "base": config.critic_lr})
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+
+    def params(self) -> dict[str, torch.nn.Parameter]:
+        """Everything that is trained, by name."""
+        critic = {} if self.critic is None else {f"critic/{n}": p for n, p in self.critic.parameters().items()}
+        return {**self.policy, **critic}
+
+    def learn(self, drawn: Drawn, state: _State, number: int) -> dict[str, float]:
+        """Take this round's optimiser steps; returns the round's numbers."""
+        settings = self.config.train
+        scale = learning_rate(number, self.config.rounds, replace(settings, lr=1.0))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * scale
+        known = self._known(drawn, state)
+        advantages = self.objective.advantages(known, self.options)
+        returns = None
+        if self.critic is not None and known.values is not None:
+            returns = self.objective.estimates(known, self.options) + known.values
+        metrics: list[dict[str, float]] = []
+        for chosen in self._minibatches(len(drawn.items), number):
+            metrics.append(self._step(drawn, chosen, known, advantages, returns, state, number))
+        health = {"loss": metrics[0]["loss"], "prompts_asked": float(drawn.asked)}
+        health |= {k: _average([m[k] for m in metrics if k in m]) for m in metrics for k in m if k != "loss"}
+        return health | health_of(drawn.samples, drawn.proxy()) | self._after(drawn, known, state, metrics)
+
+    def _known(self, drawn: Drawn, state: _State) -> Sampled:
+        """What is fixed in this round. The sampler's log-probabilities are read off the first step where that is the
+        only one, and then absent (zero) here."""
+        limit, heat = self.config.train.row_tokens, self.config.temperature
+        mask = mask_of(drawn.items)
+
+        def scores(module: Any) -> Tensor:
+            found = score(module, drawn.items, limit, temperature=heat)
+            return padded([answer for of_item in found for answer in of_item])
+
+        return Sampled(
+            rewards=drawn.rewards,
+            scored=drawn.scored,
+            old=torch.zeros(mask.shape) if self._single_step(len(drawn.items)) else scores(self.module),
+            mask=mask,
+            reference=scores(self.reference),
+            values=None if self.critic is None else _values(self.critic, drawn.items, limit),
+            kl=state.kl if getattr(self.objective, "KL_IN_REWARD", False) or self.critic is not None else 0.0,
+            costs=drawn.costs,
+            multiplier=state.multiplier,
+        )
+
+    def _single_step(self, prompts: int) -> bool:
+        """Whether the samples are used in one step, from the weights that drew them."""
+        settings = self.config.train
+        early = getattr(self.objective, "KL_IN_REWARD", False) or self.critic is not None
+        return not early and settings.epochs == 1 and settings.batch_items >= prompts
+
+    def _minibatches(self, n: int, number: int) -> Iterator[list[int]]:
+        settings = self.config.train
+        for epoch in range(settings.epochs):
+            order = list(range(n))
+            random.Random(f"{settings.seed}/{number}/{epoch}").shuffle(order)
+            yield from (order[i : i + settings.batch_items] for i in range(0, n, settings.batch_items))
+
+    def _step(
+        self,
+        drawn: Drawn,
+        chosen: list[int],
+        known: Sampled,
+        advantages: Tensor,
+        returns: Tensor | None,
+        state: _State,
+        number: int,
+    ) -> dict[str, float]:
+        """One optimiser step on the prompts `chosen`."""
+        settings, totals = self.config.train, {"loss": 0.0}
+        by_token = self.objective.REDUCTION == "token"
+        weight = {b: sum(map(len, drawn.items[b].answers)) if by_token else 1 for b in chosen}
+        for places in rows_of([drawn.items[b] for b in chosen], settings.row_tokens):
+            prompts = [chosen[p] for p in places]
+            share = sum(weight[b] for b in prompts) / sum(weight.values())
+            for name, value in self._row(drawn, prompts, known, advantages, returns, share, state).items():
+                totals[name] = totals.get(name, 0.0) + value * share
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.values(), settings.grad_clip))
+        if self.critic is not None:
+            torch.nn.utils.clip_grad_norm_(self.critic.parameters().values(), settings.grad_clip)
+        if not (math.isfinite(totals["loss"]) and math.isfinite(norm)):
+            raise diverged(number, totals["loss"], norm, state.history)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {**totals, "grad_norm": norm}
+
+    def _row(
+        self,
+        drawn: Drawn,
+        prompts: list[int],
+        known: Sampled,
+        advantages: Tensor,
+        returns: Tensor | None,
+        share: float,
+        state: _State,
+    ) -> dict[str, float]:
+        """Add the gradient of one packed row of prompts with their answers."""
+        items, n = [drawn.items[b] for b in prompts], self.config.samples
+        at = torch.tensor([b * n + g for b in prompts for g in range(n)])
+        row, mask = pack(items), mask_of(items)
+        width = mask.shape[1]
+        flat = answer_logps(self.module, row, temperature=self.config.temperature).cpu()
+        logps = padded([flat[part] for of_item in row.answers for part in of_item])
+        if self._single_step(len(drawn.items)):
+            known.old[at, :width] = logps.detach()
+        rollout = Rollout(
+            logps=logps,
+            old=known.old[at, :width],
+            mask=mask,
+            advantages=advantages[at, :width],
+            group=at // n,
+            length=self.config.max_new_tokens,
+            reference=None if known.reference is None else known.reference[at, :width],
+        )
+        output = self.objective.loss(rollout, self.options)
+        (output.loss * share).backward()
+        state.tokens += len(row.tokens)
+        found = {"loss": output.loss.item(), **output.metrics}
+        if self.critic is not None and returns is not None and known.values is not None:
+            values = self.critic.values(row)[:, 0].cpu()
+            values = padded([values[part] for of_item in row.answers for part in of_item])
+            options = ppo_value.Config(clip=self.config.critic_clip)
+            of_critic = ppo_value.loss(values, known.values[at, :width], returns[at, :width], mask, options)
+            (of_critic.loss * share).backward()  # type: ignore[no-untyped-call]
+            found |= of_critic.metrics
+        return found
+
+    def _after(self, drawn: Drawn, known: Sampled, state: _State, metrics: list[dict[str, float]]) -> dict[str, float]:
+        """Divergence and entropy of the policy that sampled; moves the penalty's weight and the multiplier on."""
+        kl = known.token_kl().sum(-1).mean().item()
+        entropy = -(known.old * known.mask).sum().item() / int(known.mask.sum())
+        found = {"kl": kl, "entropy": entropy, "kl_weight": state.kl}
+        state.drawn += drawn.asked
+        state.kl = next_weight(state.kl, kl, len(drawn.samples), self.config.kl)
+        if drawn.costs is not None and drawn.scored.any():
+            cost = drawn.costs[drawn.scored].mean().item()
+            found |= {"cost": cost, "multiplier": state.multiplier}
+            if hasattr(self.objective, "next_multiplier"):
+                state.multiplier = self.objective.next_multiplier(state.multiplier, cost, self.options)
+        return found
+
+
+@torch.no_grad()
+def _values(critic: Scalar, items: Sequence[Item], row_tokens: int) -> Tensor:
+    """The critic's values before each answer token, [N, T]."""
+    found: dict[int, list[Tensor]] = {}
+    for indices in rows_of(items, row_tokens):
+        row = pack([items[i] for i in indices])
+        values = critic.values(row)[:, 0].cpu()
+        found |= {i: [values[p] for p in parts] for i, parts in zip(indices, row.answers, strict=True)}
+    return padded([v for i in range(len(items)) for v in found[i]])
+
+
+def _average(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def check_run(
+    model: WhiteBox, cases: Sequence[Case], config: RLConfig, objective: ModuleType, cost: Reward | None
+) -> None:
+    """Raise an error that says what is missing before anything is computed."""
+    require(model, Capability.GRADIENTS, for_="learning from rewards")
+    name = config.train.loss
+    if objective.KIND != "rollout":
+        fitting = [n for n in registry("loss").names() if load(n).KIND == "rollout"]
+        raise UsageError(f"the {name} loss does not learn from samples", expected=", ".join(fitting))
+    if config.train.adapter is None or config.train.adapter.dropout:
+        raise UsageError("learning from rewards trains an adapter without dropout", got=str(config.train.adapter))
+    if getattr(objective, "COSTS", False) != (cost is not None):
+        raise UsageError(f"the {name} loss and a cost go together", expected="both or neither")
+    if not cases:
+        raise DataError("no prompts to learn on", expected="at least one case")
+
+
+def _gold(drawn: Drawn, gold: Reward | None, number: int, config: RLConfig) -> dict[str, float]:
+    if gold is None or number % config.gold_every:
+        return {}
+    return spread("gold", [v for v in checked(gold, drawn.samples) if v is not None])
+
+
+def _halted(state: _State, config: RLConfig) -> bool:
+    return bool(state.alarms) and config.monitor.action != "warn"
+
+
+def _settle(out: Path, learner: _Learner, state: _State, config: RLConfig) -> tuple[str, int]:
+    """How the run ended and whose weights it leaves; after a rollback the policy has the kept ones."""
+    last = len(state.history) - 1
+    if not _halted(state, config):
+        return "finished", last
+    if config.monitor.action == "stop":
+        return "stopped", last
+    onset = min(a.onset for a in state.alarms)
+    rounds = [int(p.stem) for p in (out / KEPT).glob("*.pt")]
+    back_to = max(r for r in rounds if r < onset)
+    kept = torch.load(out / KEPT / f"{back_to}.pt", weights_only=True)
+    with torch.no_grad():
+        for name, p in learner.policy.items():
+            p.copy_(kept[name])
+    return "rolled back", back_to
+
+
+def _keep(out: Path, number: int, policy: Mapping[str, Tensor]) -> None:
+    values = {name: p.detach().cpu() for name, p in policy.items()}
+    _checkpoint.write_atomic(out / KEPT / f"{number}.pt", lambda handle: torch.save(values, handle))
+
+
+def _save(out: Path, key: str, learner: _Learner, state: _State, seconds: float) -> None:
+    found = snapshot(key, learner.params(), learner.optimizer, state.history, state.tokens, seconds)
+    _checkpoint.save(out, {**found, "state": state.pack()})
+
+
+def _resumed(found: Mapping[str, Any], learner: _Learner) -> _State:
+    tokens, history = restore(found, learner.params(), learner.optimizer)
+    known = dict(found["state"])
+    known["alarms"] = [Alarm(**a) for a in known["alarms"]]
+    return _State(tokens=tokens, history=history, **known)
+
+
+def _write_samples(out: Path, number: int, drawn: Drawn) -> None:
+    """Keep a round's answers with their rewards, so that an alarm can be looked into."""
+    rows = [
+        {"case": s.case.id, "answer": s.text, "ended": s.ended, "reward": r}
+        for s, r in zip(drawn.samples, drawn.proxy(), strict=True)
+    ]
+    lines = b"".join(_checkpoint.line(row) for row in rows)
+    _checkpoint.write_atomic(out / "rounds" / f"{number:05d}.jsonl", lambda handle: handle.write(lines))
+
+
+def _finish(
+    out: Path,
+    path: Path,
+    key: str,
+    model: WhiteBox,
+    cases: Sequence[Case],
+    config: RLConfig,
+    reward_name: str,
+    state: _State,
+    ended: str,
+    weights_of: int,
+    seconds: float,
+) -> RLResult:
+    record: dict[str, Any] = {
+        "key": key,
+        "model": model.fingerprint,
+        "model_name": model.name,
+        "config": plain(config),
+        "reward": reward_name,
+        "prompts": {"digest": digest(list(cases)), "n": len(cases)},
+        "path": path.name,
+        "ended": ended,
+        "weights_of": weights_of,
+        "alarms": plain(state.alarms),
+        "tokens": state.tokens,
+        "seconds": round(seconds, 2),
+        "history": state.history,
+    }
+    _checkpoint.write_json(out / RECORD, record)
+    _checkpoint.drop(out)
+    return _result(out, record)
+
+
+def finished(out: Path, key: str) -> RLResult | None:
+    """The result of this very run if it is already done. Another run's result in `out` raises TrainingError."""
+    record = _checkpoint.read_json(out / RECORD)
+    if record is None:
+        return None
+    _checkpoint.check_key(out, record["key"], key)
+    return _result(out, record)
+
+
+def _result(out: Path, record: Mapping[str, Any]) -> RLResult:
+    return RLResult(
+        path=out / record["path"],
+        record=out / RECORD,
+        key=record["key"],
+        history=tuple(record["history"]),
+        alarms=tuple(Alarm(**a) for a in record["alarms"]),
+        ended=record["ended"],
+        weights_of=record["weights_of"],
+        tokens=record["tokens"],
+        seconds=record["seconds"],
+    )
