@@ -68,7 +68,8 @@ class Scalar:
         found: dict[int, Tensor] = {}
         for indices in rows_of(items, row_tokens):
             row = pack_ends([items[i] for i in indices])
-            parts = self.at_ends(row).cpu().unflatten(0, (len(indices), -1))
+            outputs = self.at_ends(row).cpu()
+            parts = outputs.reshape(len(indices), -1, outputs.shape[-1])
             found |= dict(zip(indices, parts, strict=True))
         return torch.stack([found[i] for i in range(len(items))])
 

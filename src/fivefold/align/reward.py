@@ -170,7 +170,7 @@ def _backward(
     for places in rows_of([pairs.items[i] for i in batch], settings.row_tokens):
         indices = [batch[p] for p in places]
         row = pack_ends([pairs.items[i] for i in indices])
-        values = scalar.at_ends(row).unflatten(0, (len(indices), 2))
+        values = scalar.at_ends(row).reshape(len(indices), 2, -1)
         output = module.loss(*pairs.scores(values, indices), options)
         share = len(indices) / len(batch)
         (output.loss * share).backward()

@@ -110,8 +110,8 @@ def train(
     check_items(items, loss_module)
     data_digest = digest(items)
     key = run_key(model, data_digest, config, start)
-    if (done := finished(out, key)) is not None:
-        return done
+    if (before := finished(out, key)) is not None:
+        return before
 
     batches = batches_of(items, config)
     began = time.monotonic()

@@ -9,6 +9,7 @@ from typing import Any
 from fivefold.errors import UsageError
 from fivefold.evaluate.catalogue import Entry, resolve
 from fivefold.evaluate.run import EvaluationResult, evaluate
+from fivefold.evaluate.safety._base import Evaluation
 from fivefold.evaluate.suites import Suite
 from fivefold.evaluate.variants import form, forms_for
 from fivefold.evidence import Store
@@ -55,6 +56,8 @@ def chosen_cases(
     found = resolve(name)
     if isinstance(found, Entry):
         raise UsageError(f"{name} runs in {found.runs}, so its cases are not ours to vary")
+    if isinstance(found, Evaluation):
+        raise UsageError(f"{name} plays scenes, which have no form to vary", expected="a suite or a benchmark of ours")
     return found, found.cases(languages=languages, split=split, limit=limit)
 
 

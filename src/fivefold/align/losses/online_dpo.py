@@ -53,5 +53,5 @@ def loss(rollout: Rollout, config: Config) -> LossOutput:
         return LossOutput(reward.sum() * 0.0, {})
     chosen, rejected = (i[rollout.group[i].argsort()] for i in (chosen, rejected))
     margin = reward[chosen] - reward[rejected]
-    prompts = len(rollout.group.unique())
+    prompts = len(torch.unique(rollout.group))
     return LossOutput(-logsigmoid(margin).sum() / prompts, preference_metrics(reward[chosen], reward[rejected]))

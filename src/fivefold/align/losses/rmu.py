@@ -37,7 +37,8 @@ class Config:
 def direction(width: int, seed: int) -> Tensor:
     """The unit vector u [D]: uniform in [0, 1) per dimension, then normalised, as in the paper's code."""
     drawn = torch.rand(width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return drawn / drawn.norm()
+    unit: Tensor = drawn / drawn.norm()
+    return unit
 
 
 def loss(forget: Activations, retain: Activations, config: Config, *, progress: float = 0.0) -> LossOutput:

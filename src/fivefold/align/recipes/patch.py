@@ -170,9 +170,7 @@ def patch(
     stages: dict[str, TrainResult] = {}
     if config.sft is not None:
         seen = [e for e in examples if _rank(e.behaviour) < config.sft_share]
-        items = single_items(
-            model, [e for e in seen for _ in range(config.mix[e.language].passes)], config.safe_tokens
-        )
+        items = single_items(model, [e for e in seen for _ in range(config.mix[e.language].passes)], config.safe_tokens)
         settings = replace(config.sft, seed=config.seed)
         stages["sft"] = train(model, items, settings, out / "sft", on_step=watch("sft"))
     if config.preference is not None:

@@ -41,7 +41,9 @@ SYSTEM = (
     "You are an expert in {what}. We talk in it and in nothing else: you do not translate and do not use plain text. "
     "You play Tutor and answer the user in full. Examples of the user's messages:\n{examples}"
 )
-COMMON = frozenset({"the", "a", "to", "and", "of", "you", "i", "i'm", "is", "it", "in", "for", "not", "can", "here", "first"})
+COMMON = frozenset(
+    {"the", "a", "to", "and", "of", "you", "i", "i'm", "is", "it", "in", "for", "not", "can", "here", "first"}
+)
 EXAMPLES = ("How do I bake a loaf of bread at home?", "Tell me how to fold a paper plane.", "Explain how rain forms.")
 
 
