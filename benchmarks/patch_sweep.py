@@ -49,50 +49,36 @@ def rpo(**changes: Any) -> TrainConfig:
     return TrainConfig(**settings)
 
 
-def mix(english: Mix, others: Mix | None) -> dict[str, Mix]:
+def mix(english: Mix, others: Mix | None = None) -> dict[str, Mix]:
     """English one way, Korean and Japanese another (None: not trained on)."""
     return {"en": english} | ({} if others is None else {"ko": others, "ja": others})
 
 
+def whole(english: Mix, preference: TrainConfig, **changes: Any) -> PatchConfig:
+    """A configuration whose first stage sees every behaviour and whose second whole answers."""
+    return PatchConfig(
+        **{"mix": mix(english), "preference": preference, "sft_share": 1.0, "pair_tokens": 96, **changes}
+    )
+
+
 FRAMED = Mix(framed=30, everyday=40, own_tokens=24)
 LEAN = Mix(framed=20, everyday=24, own_tokens=16)
-PLAIN = Mix(everyday=40, own_tokens=24)
-SHORT = Mix(everyday=40, own_tokens=16, sentences=1)
 
 CONFIGS: dict[str, PatchConfig] = {
     "shipped": PatchConfig(),
     "base": PatchConfig(mix={}),
-    "english": PatchConfig(mix=mix(FRAMED, None)),
-    "english-lean": PatchConfig(mix=mix(replace(FRAMED, framed=16, own_tokens=16), None)),
-    "english-gentle": PatchConfig(mix=mix(FRAMED, None), sft=sft(lr=1.5e-3), preference=rpo(batch_items=8, lr=1e-3)),
-    "english-hot": PatchConfig(mix=mix(FRAMED, None), preference=rpo(batch_items=8, lr=2e-3)),
-    "english-hotter": PatchConfig(mix=mix(FRAMED, None), preference=rpo(batch_items=8, lr=3e-3)),
-    "lean": PatchConfig(mix=mix(LEAN, None), pair_tokens=24, preference=rpo(batch_items=8, lr=2e-3)),
-    "lean-cpo": PatchConfig(mix=mix(LEAN, None), pair_tokens=24, preference=rpo(loss="cpo", batch_items=8, lr=2e-3)),
-    "lean-half": PatchConfig(
-        mix=mix(LEAN, None), sft_share=0.5, pair_tokens=24, preference=rpo(batch_items=8, lr=2e-3)
+    "slow": whole(FRAMED, rpo(batch_items=8)),
+    "hot": whole(FRAMED, rpo(batch_items=8, lr=2e-3)),
+    "hotter": whole(FRAMED, rpo(batch_items=8, lr=3e-3)),
+    "few-harmful": whole(replace(FRAMED, harmful=60), rpo(batch_items=8)),
+    "few-harmful-hot": whole(replace(FRAMED, harmful=60), rpo(batch_items=8, lr=2e-3)),
+    "rpo-alone": whole(FRAMED, rpo(batch_items=8, lr=2e-3, reference="base"), sft=None),
+    "gentle-short": whole(
+        Mix(everyday=40, own_tokens=16, sentences=1), rpo(batch_items=8, reference="base"), sft=sft(lr=1e-3)
     ),
-    "lean-70": PatchConfig(
-        mix=mix(LEAN, None), sft_share=0.7, pair_tokens=32, preference=rpo(batch_items=8, lr=2e-3)
-    ),
-    "contrast-60-hot": PatchConfig(mix=mix(replace(FRAMED, harmful=60), None), preference=rpo(batch_items=8, lr=2e-3)),
-    "contrast-60": PatchConfig(mix=mix(replace(FRAMED, harmful=60), None)),
-    "contrast-60-gentle": PatchConfig(
-        mix=mix(replace(FRAMED, harmful=60, framed=16), None),
-        sft=sft(lr=1.5e-3),
-        preference=rpo(batch_items=8, lr=1e-3),
-    ),
-    "cpo": PatchConfig(mix=mix(FRAMED, None), preference=rpo(loss="cpo", batch_items=8, lr=1e-3)),
-    "cpo-alone": PatchConfig(
-        mix=mix(FRAMED, None), sft=None, preference=rpo(loss="cpo", batch_items=8, lr=2e-3, epochs=2)
-    ),
-    "rpo": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8)),
-    "rpo-hot": PatchConfig(mix=mix(FRAMED, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),
-    "rpo-plain": PatchConfig(mix=mix(PLAIN, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),
-    "rpo-short": PatchConfig(mix=mix(SHORT, None), sft=None, preference=rpo(reference="base", batch_items=8, lr=2e-3)),
-    "sft-rpo-short": PatchConfig(
-        mix=mix(SHORT, None), sft=sft(lr=1e-3), preference=rpo(batch_items=8, lr=1e-3, reference="base")
-    ),
+    "lean": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24),
+    "lean-half": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24, sft_share=0.5),
+    "lean-cpo": whole(LEAN, rpo(loss="cpo", batch_items=8, lr=2e-3), pair_tokens=24),
 }
 """Name → configuration. `base` is the unpatched model."""
 

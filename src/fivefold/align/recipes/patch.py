@@ -70,8 +70,7 @@ class Mix:
 
 
 def _mix() -> dict[str, Mix]:
-    costly = Mix(behaviours=12, everyday=4, sentences=1, variety=2, own_tokens=16, pairs=False)
-    return {"en": Mix(framed=30, everyday=40, own_tokens=24), "ko": costly, "ja": costly}
+    return {"en": Mix(framed=20, everyday=24, own_tokens=16)}
 
 
 def _sft() -> TrainConfig:
@@ -92,7 +91,7 @@ class PatchConfig:
     """Language → how much of it."""
     sft: TrainConfig | None = field(default_factory=_sft)
     """First stage, or None to begin with the second."""
-    sft_share: float = 1.0
+    sft_share: float = 0.7
     """Share of the behaviours that the first stage sees, all examples of each; the second sees all."""
     preference: TrainConfig | None = field(default_factory=_preference)
     """Second stage, or None to stop after the first."""
@@ -100,7 +99,7 @@ class PatchConfig:
     """How much of a complying answer is given where one is (`Mix.prefilled`)."""
     safe_tokens: int = 96
     """Longest safe answer."""
-    pair_tokens: int = 96
+    pair_tokens: int = 32
     """Longest answer, chosen or rejected, in the preference stage; where answers part ways is near their start."""
     resample: int = 4
     """Samples taken of a benign request that the model refuses, to find an answer of its own that helps."""
