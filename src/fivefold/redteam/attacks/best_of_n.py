@@ -68,7 +68,10 @@ class BestOfN:
                 )
                 for s in strengths
             ]
-            notes = [{"try": i, "strength": round(s, 2)} for i, s in zip(tries, strengths, strict=True)]
+            notes = [
+                {"try": i, "strength": round(s, 2), "temperature": self.temperature}
+                for i, s in zip(tries, strengths, strict=True)
+            ]
             attempts = send(case, self.name, target, judge, budget, requests, notes)
             yield from attempts
             if any(succeeded(a) for a in attempts):
