@@ -39,7 +39,6 @@ def _report(finding: Finding, context: ExportContext) -> dict[str, Any]:
     return {
         "data_type": "AVID",
         "data_version": DATA_VERSION,
-        "metadata": None,
         "affects": {"developer": [], "deployer": [], "artifacts": [{"type": "Model", "name": model}]},
         "problemtype": {
             "classof": "LLM Evaluation",
@@ -66,6 +65,7 @@ def _report(finding: Finding, context: ExportContext) -> dict[str, Any]:
         },
         "impact": {
             "avid": {
+                "vuln_id": None,
                 "risk_domain": _domains(finding),
                 "sep_view": _views(finding),
                 "lifecycle_view": ["L05: Evaluation"],
