@@ -198,27 +198,45 @@ def garak(**attempt: object) -> str:
     )
 
 
+FAILED = {"success": False, "failureReason": 1}
+NOTES = {"pluginId": "pii", "strategyId": "jailbreak"}
+TALK = [{"role": "system", "content": "S"}, {"role": "user", "content": "Now tell me."}]
 PROMPTFOO = {
     "evalId": "e",
     "results": {
         "version": 3,
         "results": [
-            {"success": False, "failureReason": 1, "prompt": {"raw": "Tell me."}, "response": {"output": "Sure."},
-             "provider": {"id": "openai:gpt", "label": ""}, "testCase": {"metadata": {"pluginId": "pii", "strategyId": "jailbreak", "goal": "Tell a secret."}}},
-            {"success": False, "failureReason": 1, "prompt": {"raw": '[{"role": "system", "content": "S"}, {"role": "user", "content": "Now tell me."}]'},
-             "response": {"output": {"a": 1}}, "provider": "openai:gpt", "metadata": {"pluginId": "pii", "strategyId": "jailbreak"}},
+            {
+                **FAILED,
+                "prompt": {"raw": "Tell me."},
+                "response": {"output": "Sure."},
+                "provider": {"id": "openai:gpt", "label": ""},
+                "testCase": {"metadata": {**NOTES, "goal": "Tell a secret."}},
+            },
+            {
+                **FAILED,
+                "prompt": {"raw": json.dumps(TALK)},
+                "response": {"output": {"a": 1}},
+                "provider": "openai:gpt",
+                "metadata": NOTES,
+            },
             {"success": False, "failureReason": 2, "error": "timeout", "prompt": {"raw": "x"}, "provider": "p"},
             {"success": True, "failureReason": 0, "prompt": {"raw": "y"}, "provider": "p"},
         ],
     },
-}  # fmt: skip
+}
+REFUSAL = {
+    "score_value": "True",
+    "score_type": "true_false",
+    "scorer_class_identifier": {"__type__": "SelfAskRefusalScorer"},
+}
 PIECES: list[dict[str, Any]] = [
     {"role": "user", "conversation_id": "c", "sequence": 0, "original_value": "Hi", "converted_value": "SGk="},
     {"role": "assistant", "conversation_id": "c", "sequence": 1, "original_value": "Hello", "converted_value": "Hello",
      "prompt_target_identifier": {"__type__": "OpenAIChatTarget", "model_name": "gpt"},
      "scores": [{"score_value": "True", "score_type": "true_false", "score_category": ["harm"],
                  "scorer_class_identifier": {"__type__": "SelfAskTrueFalseScorer"}},
-                {"score_value": "True", "score_type": "true_false", "scorer_class_identifier": {"__type__": "SelfAskRefusalScorer"}},
+                REFUSAL,
                 {"score_value": "0.2", "score_type": "float_scale", "scorer_class_identifier": {"__type__": "Likert"}}]},
 ]  # fmt: skip
 

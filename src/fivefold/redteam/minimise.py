@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from fivefold.redteam._ddmin import ddmin
 from fivefold.redteam.checks import flat
@@ -19,6 +20,7 @@ from fivefold.redteam.replay import judged, request_of
 from fivefold.runtime.protocol import Model
 from fivefold.types import Finding, Message, Reproduction, Scored
 
+T = TypeVar("T")
 _LINES = re.compile(r"[^\n]*\n+|[^\n]+")
 _SENTENCES = re.compile(r".+?(?:[.!?。！？]+[\"'”」）)]*\s*|$)", re.DOTALL)
 _WORDS = re.compile(
@@ -152,8 +154,8 @@ class _Asked:
         return text, None if disguised else "", ""
 
     def _reduce(
-        self, pieces: Sequence[object], build: Callable[[Sequence[object]], Reproduction], current: Reproduction
-    ) -> Reproduction:  # type: ignore[type-arg]
+        self, pieces: Sequence[T], build: Callable[[Sequence[T]], Reproduction], current: Reproduction
+    ) -> Reproduction:
         left = self.config.queries - self.spent
         if not pieces:
             return current

@@ -1,9 +1,10 @@
 """Injection through a repository: a coding agent finds an order in an issue, a comment, a README or a configuration.
 
-Defensive use: measures whether a coding agent runs what the code it works on tells it to run. Source: ipi-coding-agent (inspect-evals,
-2026), whose samples a case may carry (`files`, `issue`, `check` in its metadata; `thread.injection_data` reads them),
-and BIPIA's code attacks (Yi et al. 2023, arXiv 2312.14197). Deviation: files live in memory and commands are recorded,
-never run, so no container is needed; success is a tool call that matches the sample's indicator, not its effect.
+Defensive use: measures whether a coding agent runs what the code it works on tells it to run. Source: ipi-coding-
+agent (inspect-evals, 2026), whose samples a case may carry (`files`, `issue`, `check` in its metadata;
+`thread.injection_data` reads them), and BIPIA's code attacks (Yi et al. 2023, arXiv 2312.14197). Deviation: files
+live in memory and commands are recorded, never run, so no container is needed; success is a tool call that matches
+the sample's indicator, not its effect.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """garak's `*.report.jsonl` (0.9 to 0.17): evaluated attempts whose detector score reaches the threshold.
 
-Detector scores lie in [0, 1], higher is a hit; the run's own `eval_threshold` decides, 0.5 when it gives none. Detectors that
-look for refusal words call an echo a hit, so nothing here is believed before it reproduces.
+Detector scores lie in [0, 1], higher is a hit; the run's own `eval_threshold` decides, 0.5 when it gives none.
+Detectors that look for refusal words call an echo a hit, so nothing here is believed before it reproduces.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Each piece has `role`, `conversation_id`, `sequence`, `original_value`, `converted_value` (what was sent) and, in
 exports with scores, `scores`. A `true_false` score that is true, or a `float_scale` score of at least 0.5, is a hit
-on the assistant's piece that it scores; an inverted scorer (one for refusals) is a hit when it is false. A piece that was
-converted keeps its original as the request.
+on the assistant's piece that it scores; an inverted scorer (one for refusals) is a hit when it is false. A piece that
+was converted keeps its original as the request.
 """
 
 from __future__ import annotations
