@@ -149,7 +149,8 @@ def test_attacks_declare_their_needs_and_keep_to_the_budget(name: str, tiny: Mod
     for attempt in attempts:
         assert (attempt.case_id, attempt.attack) == ("c/en", attack.name)
         assert isinstance(attempt.outcome, Scored | Unscored | Errored)
-        assert attempt.completion is None or attempt.completion.model == target.fingerprint
+        altered = attempt.metadata.get("altered", target.fingerprint)
+        assert attempt.completion is None or attempt.completion.model == altered
 
 
 def is_closed(name: str) -> bool:

@@ -15,6 +15,7 @@ import torch
 from fivefold.errors import ModelError
 from fivefold.redteam._gcg_objective import Losses, Objective, Point
 from fivefold.redteam._gcg_prompt import Ids, SuffixPrompt, banned
+from fivefold.redteam._gcg_universal import ManyObjectives, ManyPrompts
 
 PROBE_SHARE = 16
 """Candidates for each one in the probe set of probe sampling (the paper's B / 16)."""
@@ -62,8 +63,8 @@ class Search:
 
     def __init__(
         self,
-        prompt: SuffixPrompt,
-        objective: Objective,
+        prompt: SuffixPrompt | ManyPrompts,
+        objective: Objective | ManyObjectives,
         generator: torch.Generator,
         *,
         width: int,
@@ -71,7 +72,7 @@ class Search:
         n_replace: int,
         allow_non_ascii: bool = False,
         momentum: float = 0.0,
-        draft: Objective | None = None,
+        draft: Objective | ManyObjectives | None = None,
         reduction: float = 8.0,
     ) -> None:
         self.prompt, self.objective, self.generator = prompt, objective, generator
@@ -129,6 +130,8 @@ class Search:
     def _promising(self, candidates: list[Ids], point: Point) -> list[Ids]:
         """The probe set, and the draft's best, as many as its agreement on the probe set leaves to be asked."""
         assert self.draft is not None
+        if isinstance(self.draft, ManyObjectives) and isinstance(self.objective, ManyObjectives):
+            self.draft.active = self.objective.active
         order = self.draft.losses(candidates).total.float().cpu()
         probe = torch.randperm(len(candidates), generator=self.generator)[: max(2, len(candidates) // PROBE_SHARE)]
         seen = self.objective.losses([candidates[i] for i in probe.tolist()], near=point).total.float().cpu()

@@ -15,6 +15,8 @@ from fivefold.runtime.protocol import Capability, Model, require
 from fivefold.types import Case, Errored, Outcome, Scored, Unscored
 
 OnProgress = Callable[[int, int, str], None]
+INSIDE = frozenset({Capability.GRADIENTS, Capability.ACTIVATIONS, Capability.INTERVENTIONS})
+"""What an attack asks of the open model inside the target, not of the target's own door."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def run_campaign(
     `deadline` is a `time.monotonic()` value: behaviours not begun by then are Unscored, never counted as withstood.
     """
     for assault in assaults:
-        require(target, *(assault.attack.needs - {Capability.GRADIENTS}), for_=f"attack {assault.attack.name}")
+        require(target, *(assault.attack.needs - INSIDE), for_=f"attack {assault.attack.name}")
     started = time.monotonic()
     report = on_progress or (lambda done, total, note: None)
     total = sum(len(a.cases) for a in assaults)
@@ -84,7 +86,7 @@ def run_campaign(
     cut: list[str] = []
     for assault in assaults:
         report(len(tried), total, assault.attack.name)
-        white = Capability.GRADIENTS in assault.attack.needs
+        white = bool(INSIDE & assault.attack.needs)
         size = 1 if white else 32
         for start in range(0, len(assault.cases), size):
             batch = assault.cases[start : start + size]

@@ -8,6 +8,8 @@ A check is plain data, so that it can be stored with a finding and asked again o
 - `{"kind": "tool", "tools": [name …], "pattern": regular expression}`: a call of one of these tools matches.
 - `{"kind": "overlap", "text": text, "share": 0.9}`: at least that share of the text's words comes out in order.
 - `{"kind": "tokens", "at_least": n}`: the answer has that many tokens.
+
+`{"kind": "open_weights"}` marks a case that no text reproduces (vectors, changed weights): a replay leaves it out.
 """
 
 from __future__ import annotations

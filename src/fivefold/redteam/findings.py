@@ -153,7 +153,7 @@ def reproduction_of(item: Tried) -> Reproduction:
 
 def _proof(items: Sequence[Tried]) -> str:
     kinds = {str(i.success.metadata.get("check", {}).get("kind", "")) for i in items if i.success}
-    return "leak" if kinds & {"leak", "overlap"} else next(iter(sorted(kinds - {"", "tokens"})), "")
+    return "leak" if kinds & {"leak", "overlap"} else next(iter(sorted(kinds - {"", "tokens", "open_weights"})), "")
 
 
 def _length(item: Tried) -> int:

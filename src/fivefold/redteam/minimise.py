@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from fivefold.errors import UsageError
 from fivefold.redteam._ddmin import ddmin
 from fivefold.redteam.checks import flat
 from fivefold.redteam.protocol import Judge
@@ -59,6 +60,8 @@ def minimise(
 ) -> Minimised:
     """Reduce one stored case of `finding` on `target`. An answer that fails or cannot be judged never counts as
     reproducing."""
+    if reproduction.check.get("kind") == "open_weights":
+        raise UsageError(f"{finding.id} is reproduced by weights, not by a text, so nothing can be cut")
     asked = _Asked(finding, reproduction, target, judge, config or MinimiseConfig())
     before = size(reproduction)
     if not asked.shows([reproduction])[0]:

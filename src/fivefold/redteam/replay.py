@@ -23,12 +23,12 @@ class Replayed:
 def replay(findings: Sequence[Finding], target: Model, judge: Judge, *, max_new_tokens: int = 40) -> list[Replayed]:
     """Ask every stored case again, in one batch, with the seed and temperature of then.
 
-    A case that needs a prefill the target does not allow is Unscored, because the attack cannot be made there, which is
-    not the same as withstanding it.
+    A case that needs a prefill the target does not allow, or weights instead of a text, is Unscored, because the attack
+    cannot be made there, which is not the same as withstanding it.
     """
     plan = [(f, r) for f in findings for r in f.reproductions]
     allowed = Capability.PREFILL in target.capabilities
-    asked = [(f, r) for f, r in plan if allowed or not r.prefill]
+    asked = [(f, r) for f, r in plan if (allowed or not r.prefill) and r.check.get("kind") != "open_weights"]
     requests = [request_of(r, max_new_tokens) for _, r in asked]
     answers: dict[str, list[tuple[Completion, Outcome]]] = {f.id: [] for f in findings}
     for (finding, reproduction), completion in zip(asked, target.generate(requests), strict=True):

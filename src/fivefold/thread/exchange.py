@@ -58,7 +58,7 @@ def minimise(
     with Store.open() as store:
         target = CachedModel(model, store)
         for finding in chosen(store, ids):
-            if ids is None and finding.status not in ("open", "regressed"):
+            if ids is None and not _reducible(finding):
                 continue
             reduced, how = minimise_finding(finding, target, judge, config)
             if how.confirmed and how.after < how.before:
@@ -67,6 +67,11 @@ def minimise(
     if not done:
         raise UsageError("there is no open finding to minimise", next_step="fivefold redteam finds some")
     return done
+
+
+def _reducible(finding: Finding) -> bool:
+    textual = finding.reproductions and finding.reproductions[0].check.get("kind") != "open_weights"
+    return bool(textual) and finding.status in ("open", "regressed")
 
 
 def name_patch(id: str, spec: str, *, reason: str) -> Finding:

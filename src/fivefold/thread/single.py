@@ -8,7 +8,8 @@ be compared.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -22,15 +23,22 @@ from fivefold.evidence import Store
 from fivefold.redteam.campaign import Assault, run_campaign
 from fivefold.redteam.findings import findings_from
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import AttackBudget
+from fivefold.redteam.protocol import Attack, AttackBudget, own_cases
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
+from fivefold.score.protocol import Scorer
 from fivefold.stats import measure_rate
 from fivefold.thread.attack import CODE, heat, judge_of_answers
+from fivefold.thread.harmbench import cases_of as harmbench_cases
+from fivefold.thread.injection_data import NAMES as INJECTION_DATA
+from fivefold.thread.injection_data import injection_cases
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
+
+PUBLIC = ("harmbench", *INJECTION_DATA)
+"""Public data that `redteam --suite` takes from the mirror, beside the shipped suites."""
 
 
 def evaluate_model(
@@ -93,7 +101,7 @@ def attack_model(
     spec: str,
     attacks: Sequence[str],
     *,
-    suite_name: str,
+    suite_name: str | None,
     cases: Path | None,
     split: str,
     language: str,
@@ -102,20 +110,28 @@ def attack_model(
     steps: int,
     budget: str | None,
     seed: int,
+    judge: Scorer | None = None,
+    max_new_tokens: int | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Attack one model; successes become findings in the store."""
+    """Attack one model; successes become findings in the store.
+
+    Without a suite or cases, an attack that brings behaviours of its own uses those, the others core-harms.
+    """
     if not attacks:
         raise UsageError("no attack was named", next_step="fivefold list attacks")
     parsed = [parse(text) for text in attacks]
-    pool = _behaviours(suite_name, cases, split, limit)
+    pool = _pool(suite_name, cases, split, limit)
     model = load(spec)
     with Store.open() as store:
         target = CachedModel(model, store)
         run = _run_name("redteam", spec, {"attacks": list(attacks), "split": split, "limit": limit, "queries": queries})
         _record(store, model, spec, run)
         limits = AttackBudget(queries=queries, steps=steps)
-        assaults = [Assault(attack=a, cases=pool(at or language), budget=limits) for a, at in parsed]
-        judge = judge_of_answers()
+        if max_new_tokens is not None:
+            limits = replace(limits, max_new_tokens=max_new_tokens)
+        assaults = [Assault(attack=a, cases=pool(a, at or language), budget=limits) for a, at in parsed]
+        judge = judge or judge_of_answers()
         deadline = time.monotonic() + parse_minutes(budget) * 60 if budget else None
         campaign = run_campaign(target, assaults, judge, seed=seed, deadline=deadline)
         taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
@@ -149,6 +165,7 @@ def attack_model(
         "queries": campaign.queries,
         "seconds": campaign.seconds,
         "left_out": list(campaign.stopped_early),
+        "notes": list(notes),
     }
 
 
@@ -166,6 +183,21 @@ def check_text(text: str, names: Sequence[str] | None, *, stage: str) -> list[Ve
     )
     chosen = names or [n for n in known.names() if getattr(known.module(n), "READY", False)]
     return [known.module(n).guard().check([exchange])[0] for n in chosen]
+
+
+def _pool(
+    suite_name: str | None, cases: Path | None, split: str, limit: int | None
+) -> Callable[[Attack, str], tuple[Case, ...]]:
+    """Which behaviours an attack gets in a language."""
+    if suite_name in PUBLIC and cases is None:
+        public = harmbench_cases(limit) if suite_name == "harmbench" else injection_cases(suite_name, limit=limit)
+        return lambda attack, language: public
+
+    def pool(attack: Attack, language: str) -> tuple[Case, ...]:
+        own = own_cases(attack, language)[:limit] if suite_name is None and cases is None else ()
+        return own or tuple(_behaviours(suite_name or "core-harms", cases, split, limit)(language))
+
+    return pool
 
 
 def _behaviours(suite_name: str, cases: Path | None, split: str, limit: int | None) -> Any:
