@@ -161,7 +161,8 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     ranks = [x.argsort().argsort().double() for x in (a, b)]
     x, y = (r - r.mean() for r in ranks)
     size = float(x.norm() * y.norm())
-    return float(x @ y) / size if size and a.unique().numel() > 1 and b.unique().numel() > 1 else 0.0
+    constant = bool((a == a[0]).all()) or bool((b == b[0]).all())
+    return 0.0 if constant else float(x @ y) / size
 
 
 def _found(step: int, suffix: Ids, losses: Losses, i: int, candidates: int, evaluated: int = 0) -> Found:

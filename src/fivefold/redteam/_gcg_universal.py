@@ -99,7 +99,8 @@ class ManyObjectives:
 
 
 def _unit(gradient: Tensor) -> Tensor:
-    return gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    size: Tensor = gradient.norm(dim=-1, keepdim=True)
+    return gradient / size.clamp_min(1e-12)
 
 
 def _mean(losses: Sequence[Losses]) -> Losses:
