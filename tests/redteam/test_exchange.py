@@ -52,7 +52,9 @@ def finding(**fields: object) -> Finding:
 FINDINGS = [
     finding(),
     finding(id="FF-00000002", status="closed", history=(("open", "r", "x"), ("closed", "e", "gate passed"))),
-    finding(id="FF-00000003", status="regressed", attack="gcg", severity="critical", also=("template",)),
+    finding(
+        id="FF-00000003", category="cse", status="regressed", attack="gcg", severity="critical", also=("template",)
+    ),
 ]
 
 TEXT = {

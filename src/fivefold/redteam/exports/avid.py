@@ -91,7 +91,7 @@ def _views(finding: Finding) -> list[str]:
         found += INDIRECT
     if "LLM10" in owasp:
         found += WALLET
-    return found + [HARM[finding.category]] * (finding.category in HARM)
+    return [*found, HARM[finding.category]] if finding.category in HARM else found
 
 
 def _domains(finding: Finding) -> list[str]:
