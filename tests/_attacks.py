@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import Attack
+from fivefold.redteam.protocol import Attack, proof_of
 from fivefold.registry import registry
 from fivefold.runtime.backends.scripted import AGREEMENTS, REFUSALS
 from fivefold.runtime.protocol import Capability, Request
@@ -108,8 +108,8 @@ def made(name: str, *, helped: bool = False) -> Attack:
 
 
 def text_attacks() -> list[str]:
-    """Attacks that need no more than text from the target."""
-    return [n for n in registry("attack").names() if not made(n).needs & OPEN]
+    """Attacks that need no more than text from the target and leave success to a judge."""
+    return [n for n in registry("attack").names() if not made(n).needs & OPEN and proof_of(made(n)) == "judge"]
 
 
 def helped_attacks() -> list[str]:

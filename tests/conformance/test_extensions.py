@@ -21,7 +21,8 @@ import pytest
 from fivefold.errors import DataError, FivefoldError, UnknownNameError, UsageError
 from fivefold.evaluate.data import missing
 from fivefold.evaluate.safety._base import ORGANISMS, folder, organism
-from fivefold.redteam.protocol import AttackBudget
+from fivefold.redteam.organisms import Organism
+from fivefold.redteam.protocol import AttackBudget, proof_of
 from fivefold.registry import KINDS, registry
 from fivefold.runtime.backends.scripted import load as scripted
 from fivefold.runtime.protocol import Capability, Model, Request
@@ -151,15 +152,26 @@ def test_attacks_declare_their_needs_and_keep_to_the_budget(name: str, tiny: Mod
     for attempt in attempts:
         assert (attempt.case_id, attempt.attack) == ("c/en", attack.name)
         assert isinstance(attempt.outcome, Scored | Unscored | Errored)
-        assert attempt.completion is None or attempt.completion.model == target.fingerprint
+        altered = attempt.metadata.get("altered", target.fingerprint)
+        assert attempt.completion is None or attempt.completion.model == altered
 
 
-@pytest.mark.parametrize("name", [n for n in names("attack") if n != "gcg"])
-def test_text_attacks_succeed_on_a_bot_that_complies_and_fail_on_one_that_refuses(name: str) -> None:
-    for bot, expected in (("comply", True), ("refuse", False)):
-        attempts = made(name).run(CASES["en"], scripted(bot), judge_of_attacks, AttackBudget(queries=3), random.Random(0))
+def is_closed(name: str) -> bool:
+    """Whether the attack works on a model of which only the texts and likelihoods are seen."""
+    seen = {Capability.GENERATE, Capability.PREFILL, Capability.LIKELIHOOD}
+    return bool(made(name).needs <= seen)
+
+
+@pytest.mark.parametrize("name", [n for n in names("attack") if is_closed(n)])
+def test_attacks_succeed_on_a_model_that_complies_and_fail_on_one_that_refuses(name: str) -> None:
+    judged = proof_of(made(name)) == "judge"
+    yes, no = (
+        (scripted("comply"), scripted("refuse")) if judged else (Organism(careless=True), Organism(careless=False))
+    )
+    for bot, expected in ((yes, True), (no, False), (scripted("refuse"), False), (scripted("echo"), False)):
+        attempts = made(name).run(CASES["en"], bot, judge_of_attacks, AttackBudget(queries=3), random.Random(0))
         hits = [isinstance(a.outcome, Scored) and a.outcome.value == 1.0 for a in attempts]
-        assert any(hits) is expected, (name, bot)
+        assert any(hits) is expected, (name, bot.name)
 
 
 @pytest.mark.parametrize("name", names("transform"))

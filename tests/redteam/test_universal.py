@@ -23,8 +23,11 @@ PROMPTS = {
 }
 EXPECTED = {"echo": 0.0, "refuse": 0.0, "comply": 1.0}
 TEXT = text_attacks()
-OPENED = [n for n in registry("attack").names() if n not in TEXT]
-EXCLUDED: dict[str, str] = {}
+OPENED = [n for n in registry("attack").names() if made(n).needs & OPEN]
+EXCLUDED: dict[str, str] = {
+    "soft_prompt": "answers are decoded from input vectors, which no bot reads; tests/redteam/test_white_box.py has it",
+    "refusal_ablation": "answers come from altered weights, which a bot has not; tests/redteam/test_white_box.py has it",
+}
 """Open-model attacks for which no bot can stand in, with the reason."""
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, cast, get_args
 
 import typer
 
 from fivefold.cli.output import JsonFlag, LimitOption, console, measurement_json, print_json, table
 from fivefold.errors import UnknownNameError, UsageError
-from fivefold.types import Finding, plain
+from fivefold.types import Finding, Status, plain
 
 group = typer.Typer(help="Weaknesses that were found, and their life.", no_args_is_help=True)
 IdArgument = Annotated[str, typer.Argument(help="The finding's id, FF-…")]
+IdsArgument = Annotated[list[str] | None, typer.Argument(help="Finding ids; all when none is given.")]
+StatusOption = Annotated[str | None, typer.Option("--status", help="open, patched, verified, closed or regressed.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,13 +25,13 @@ def register(app: typer.Typer) -> None:
 @group.command("list")
 def list_(
     run: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
-    status: Annotated[
-        str | None, typer.Option("--status", help="open, patched, verified, closed or regressed.")
-    ] = None,
+    status: StatusOption = None,
     json: JsonFlag = False,
 ) -> None:
     """List findings with their state."""
     from fivefold.evidence import Store
+
+    _status(status)
 
     with Store.open() as store:
         found = [f for f in store.findings(run=run) if status is None or f.status == status]
@@ -42,6 +45,8 @@ def list_(
 @group.command()
 def show(id: IdArgument, json: JsonFlag = False) -> None:
     """Show one finding with its cause, its shortest case and its history."""
+    from fivefold.redteam.life import missing
+
     finding = _find(id)
     if json:
         print_json(finding)
@@ -60,12 +65,14 @@ def show(id: IdArgument, json: JsonFlag = False) -> None:
     out.print(f"answer then:   {case.response}\n", markup=False)
     for state, evidence, reason in finding.history:
         out.print(f"  {state:<10} {reason}  ({evidence[:12]})", markup=False)
+    for line in missing(finding):
+        out.print(f"still needed: {line}", markup=False)
 
 
 @group.command()
 def replay(
     model: Annotated[str, typer.Option("--model", "-m", help="The version to ask again.")],
-    id: Annotated[list[str] | None, typer.Argument(help="Finding ids; all when none is given.")] = None,
+    id: IdsArgument = None,
     limit: LimitOption = None,
     json: JsonFlag = False,
 ) -> int:
@@ -79,6 +86,96 @@ def replay(
         rows = [(r["finding"], r["title"], r["result"]) for r in result["findings"]]
         table(f"Replay on {model}", ("finding", "title", "result"), rows)
     return 3 if any(r["result"] == "reproduces" for r in result["findings"]) else 0
+
+
+@group.command()
+def minimise(
+    model: Annotated[str, typer.Option("--model", "-m", help="The version that shows them.")],
+    id: IdsArgument = None,
+    queries: Annotated[int, typer.Option("--queries", min=1, help="Requests for one case.")] = 96,
+    json: JsonFlag = False,
+) -> None:
+    """Reduce the reproducing cases of findings to the shortest that still reproduce."""
+    from fivefold.redteam.minimise import MinimiseConfig
+    from fivefold.thread.exchange import minimise as run
+    from fivefold.thread.exchange import summary
+
+    rows = summary(run(model, ids=id or None, config=MinimiseConfig(queries=queries)))
+    if json:
+        print_json({"findings": rows})
+        return
+    columns = ("finding", "reproduces", "minimal", "queries", "characters before", "after")
+    table(f"Minimised on {model}", columns, [tuple(row.values()) for row in rows])
+
+
+@group.command()
+def patch(
+    id: IdArgument,
+    model: Annotated[str, typer.Option("--model", "-m", help="The version that answers it.")],
+    reason: Annotated[str, typer.Option("--reason", help="What was changed.")],
+) -> None:
+    """Name the version that answers a finding; `verify` then says whether it does."""
+    from fivefold.thread.exchange import name_patch
+
+    done = name_patch(id, model, reason=reason)
+    console().print(f"{done.id} is {done.status}")
+
+
+@group.command()
+def verify(
+    model: Annotated[str, typer.Option("--model", "-m", help="The patched version.")],
+    id: IdsArgument = None,
+    queries: Annotated[int, typer.Option("--queries", min=1, help="Queries per held-out behaviour.")] = 8,
+    behaviours: Annotated[int, typer.Option("--behaviours", min=1, help="Held-out behaviours per finding.")] = 8,
+    json: JsonFlag = False,
+) -> int:
+    """Replay patched findings and attack held-out behaviours again; exit code 3 when one regressed, 4 when one
+    could not be decided."""
+    from fivefold.thread.verifying import verify_findings
+
+    result = verify_findings(model, ids=id or None, queries=queries, behaviours=behaviours)
+    states = {r["status"] for r in result["findings"]}
+    if json:
+        print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
+    else:
+        rows = [(r["finding"], r["status"], r["held_out"], "; ".join(r["missing"])) for r in result["findings"]]
+        table(f"Verified on {model}", ("finding", "state", "held-out behaviours", "still needed"), rows)
+    return 3 if "regressed" in states else 4 if "patched" in states else 0
+
+
+@group.command()
+def export(
+    format: Annotated[str, typer.Option("--format", "-f", help="sarif, avid, md or cases.")],
+    id: IdsArgument = None,
+    status: StatusOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of standard output.")] = None,
+) -> None:
+    """Write findings as SARIF 2.1.0, AVID reports, Markdown, or regression cases (JSONL)."""
+    from fivefold.thread.exchange import export as run
+
+    text = run(format, ids=id or None, status=_status(status))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@group.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="The report.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="garak, promptfoo or pyrit.")],
+    json: JsonFlag = False,
+) -> None:
+    """Take another tool's report as findings to replay; what it calls a success is a claim until it reproduces."""
+    from fivefold.thread.exchange import bring_in
+
+    found = bring_in(file, format)
+    if json:
+        print_json({"findings": found})
+        return
+    rows = [(f.id, f.status, f.title, len(f.reproductions)) for f in found]
+    table(f"Imported from {file}", ("id", "status", "weakness", "cases"), rows)
+    console().print("next: fivefold findings replay --model MODEL", markup=False)
 
 
 @group.command()
@@ -100,6 +197,12 @@ def close(
             )
         done = store.update_finding(id, "closed", evidence=store.get(evidence).id, reason=reason)
     console().print(f"{done.id} is closed")
+
+
+def _status(status: str | None) -> Status | None:
+    if status is not None and status not in get_args(Status):
+        raise UnknownNameError("state", status, get_args(Status))
+    return cast("Status | None", status)
 
 
 def _find(id: str) -> Finding:

@@ -17,7 +17,7 @@ from fivefold.cli.output import (
     print_json,
     table,
 )
-from fivefold.errors import UsageError
+from fivefold.errors import UnknownNameError, UsageError
 
 AttackOption = Annotated[
     list[str] | None, typer.Option("--attack", "-a", help="For example template, base64 | direct, best_of_n @ko.")
@@ -26,7 +26,7 @@ TargetOption = Annotated[
     str | None, typer.Option("--model", "-m", help="smollm2, hf:org/name, a path, openai/…, http://…/v1, scripted:…")
 ]
 JudgeOption = Annotated[
-    str | None, typer.Option("--judge", help="A model that judges answers by a rubric, or a scorer's name.")
+    str | None, typer.Option("--judge", help="A model that judges answers by a rubric, or a scorer's name; with --preset, the classifier's weights.")
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="One run only; without it every run of the store.")]
 
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     group.command()(coverage)
     group.command()(curves)
     group.command()(transfer)
+    group.command()(finetune)
     app.add_typer(group, name="redteam")
 
 
@@ -49,7 +50,14 @@ def redteam(
         str | None, typer.Option("--attacker", help="A model that writes prompts, for pair, tap, crescendo, goat, …")
     ] = None,
     judge: JudgeOption = None,
-    suite: Annotated[str, typer.Option("--suite", help="Whose behaviours to ask for.")] = "core-harms",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            help="Whose behaviours to ask for: a suite, harmbench, bipia or ipi_coding_agent; core-harms, or what the "
+            "attack brings, when none is given.",
+        ),
+    ] = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="Behaviours from a JSONL file instead of a suite.")
     ] = None,
@@ -69,6 +77,12 @@ def redteam(
     max_money: Annotated[float | None, typer.Option("--max-money", min=0, help="Money in all; needs --price.")] = None,
     price: Annotated[float | None, typer.Option("--price", min=0, help="Price of a million tokens.")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="harmbench: its behaviours, 512 greedy tokens, its classifier.")
+    ] = None,
+    judge_prompt: Annotated[
+        Path | None, typer.Option("--judge-prompt", help="Preset harmbench: a file with the classifier's prompt.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Attack MODEL with one or more attacks on behaviours of a suite; success is a judge's word with its error
@@ -83,11 +97,12 @@ def redteam(
     from fivefold.redteam.budget import SpendCap
     from fivefold.thread.single import attack_model
 
+    protocol = _preset(preset, suite, cases, judge, judge_prompt)
     capped = any(x is not None for x in (max_queries, max_tokens, max_money))
     result = attack_model(
         model,
         attack,
-        suite_name=suite,
+        suite_name="harmbench" if protocol else suite,
         cases=cases,
         split=split,
         language=language,
@@ -97,9 +112,9 @@ def redteam(
         budget=budget,
         seed=seed,
         attacker=attacker,
-        judge_name=judge,
+        judge_name=None if preset else judge,
         cap=SpendCap(queries=max_queries, tokens=max_tokens, money=max_money, price=price) if capped else None,
-        max_new_tokens=max_new_tokens,
+        **{"max_new_tokens": max_new_tokens, **protocol},
     )
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
@@ -116,7 +131,7 @@ def _show(model: str, result: dict[str, Any]) -> None:
     rows: list[tuple[object, ...]] = [(f.id, f.severity, f.title, len(f.behaviours)) for f in result["findings"]]
     table("Findings", ("id", "severity", "title", "behaviours"), rows or [("none", "", "", "")])
     for note in result["notes"]:
-        console().print(f"NOTE: {note}", markup=False)
+        console().print(f"NOTE: {note}", markup=False, style="bold red")
     for note in result["left_out"]:
         console().print(f"left out: {note}", markup=False)
     console().print(f"run {result['run']}: fivefold redteam curves --run {result['run']}", markup=False)
@@ -221,3 +236,45 @@ def _limits(interval: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.1f}"
+
+
+def finetune(
+    model: ModelOption,
+    kind: Annotated[str, typer.Option("--examples", help="harmful, identity or benign.")] = "harmful",
+    n: Annotated[int, typer.Option("--n", min=1, help="How many examples are trained on.")] = 16,
+    steps: Annotated[list[int] | None, typer.Option("--steps", min=0, help="Steps to measure after; several.")] = None,
+    limit: LimitOption = 24,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Train MODEL on a few examples and measure after how many steps it complies; open weights only."""
+    from fivefold.redteam.finetuning import STEPS
+    from fivefold.thread.tuning import tune_and_attack
+
+    result = tune_and_attack(model, kind=kind, examples=n, behaviours=limit or 24, steps=steps or STEPS, seed=seed)
+    if json:
+        print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
+        return
+    table(
+        f"Compliance of {model} after fine-tuning",
+        ("metric", "slice", "estimate", "interval", "counts"),
+        [measurement_row(m) for m in result["measurements"]],
+    )
+
+
+def _preset(
+    preset: str | None, suite: str | None, cases: Path | None, judge: str | None, judge_prompt: Path | None
+) -> dict[str, Any]:
+    """What a preset fixes; empty without one."""
+    if preset is None:
+        if judge_prompt:
+            raise UsageError("--judge-prompt belongs to --preset harmbench")
+        return {}
+    if preset != "harmbench":
+        raise UnknownNameError("preset", preset, ["harmbench"])
+    if suite or cases:
+        raise UsageError("a preset brings its behaviours", expected="no --suite and no --cases")
+    from fivefold.thread.harmbench import TOKENS, judge_of
+
+    chosen, notes = judge_of(judge, judge_prompt)
+    return {"classifier": chosen, "max_new_tokens": TOKENS, "notes": notes}

@@ -50,6 +50,7 @@ def finding_of(record: Record) -> Finding:
     data["reproductions"] = tuple(_reproduction(r) for r in data["reproductions"])
     data["behaviours"] = tuple(data["behaviours"])
     data["patches"] = tuple(data["patches"])
+    data["also"] = tuple(data.get("also", ()))
     data["history"] = tuple((str(s), str(e), str(why)) for s, e, why in data["history"])
     return Finding(**_known(Finding, data))
 

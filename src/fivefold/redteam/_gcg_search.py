@@ -1,4 +1,8 @@
-"""Greedy coordinate gradient search (Zou et al. 2023, algorithm 1) as a stream of steps."""
+"""Greedy coordinate gradient search (Zou et al. 2023, algorithm 1) as a stream of steps.
+
+Two named improvements, off by default: momentum over gradients (Zhang & Wei 2024, arXiv 2405.01229) and probe sampling
+(Zhao et al. 2024, arXiv 2403.01251). With both off the search is the paper's.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ import torch
 from fivefold.errors import ModelError
 from fivefold.redteam._gcg_objective import Losses, Objective, Point
 from fivefold.redteam._gcg_prompt import Ids, SuffixPrompt, banned
+from fivefold.redteam._gcg_universal import ManyObjectives, ManyPrompts
 
+PROBE_SHARE = 16
+"""Candidates for each one in the probe set of probe sampling (the paper's B / 16)."""
 TRIES = 8
 """How often candidates are drawn again when none of them survives tokenisation."""
 
@@ -32,6 +39,8 @@ class Found:
     probes: tuple[float, ...]
     matched: bool
     candidates: int = 0
+    evaluated: int = 0
+    """Candidates that went through the attacked model; fewer than `candidates` with probe sampling."""
 
     @property
     def finite(self) -> bool:
@@ -45,20 +54,29 @@ class Search:
     A step: the gradient at the current suffix names the `topk` most promising tokens for each place; `width`
     candidates replace `n_replace` random places by random ones of those; the best candidate becomes the current suffix,
     also when it is worse (as in the paper).
+
+    `momentum` m in [0, 1): candidates follow m · (gradients before) + (1 - m) · gradient. `draft`: the objective on a
+    small model of the same vocabulary; it orders all candidates, a random probe set measures how far the attacked model
+    agrees (Spearman's rank correlation, as a = (1 + rho) / 2), and that model sees only the best (1 - a) / `reduction`
+    of them beside the probe set.
     """
 
     def __init__(
         self,
-        prompt: SuffixPrompt,
-        objective: Objective,
+        prompt: SuffixPrompt | ManyPrompts,
+        objective: Objective | ManyObjectives,
         generator: torch.Generator,
         *,
         width: int,
         topk: int,
         n_replace: int,
         allow_non_ascii: bool = False,
+        momentum: float = 0.0,
+        draft: Objective | ManyObjectives | None = None,
+        reduction: float = 8.0,
     ) -> None:
         self.prompt, self.objective, self.generator = prompt, objective, generator
+        self.momentum, self.draft, self.reduction = momentum, draft, reduction
         self.width, self.n_replace = width, n_replace
         size = len(objective.table)
         self.banned = torch.tensor(banned(prompt.model.tokenizer, size, allow_non_ascii), dtype=torch.long)
@@ -75,7 +93,12 @@ class Search:
             found = self._step(step, point)
             yield found
             if step < steps and found.finite:
-                point = self.objective.at(found.suffix)
+                point = self._smoothed(self.objective.at(found.suffix), point)
+
+    def _smoothed(self, point: Point, before: Point) -> Point:
+        if not self.momentum:
+            return point
+        return replace(point, gradient=self.momentum * before.gradient + (1 - self.momentum) * point.gradient)
 
     def _step(self, step: int, point: Point) -> Found:
         if not bool(torch.isfinite(point.gradient).all()):
@@ -84,16 +107,38 @@ class Search:
             candidates = self.propose(point)
             if not candidates:
                 continue
-            losses = self.objective.losses(candidates, near=point)
-            if not bool(torch.isfinite(losses.total).all()):
-                return _found(step, point.suffix, losses, int(torch.argmin(losses.total)), len(candidates))
-            for i in torch.argsort(losses.total, stable=True).tolist():
-                if self.prompt.consistent(candidates[i]):
-                    return _found(step, candidates[i], losses, i, len(candidates))
+            for which, losses in self._evaluated(candidates, point):
+                drawn = {"candidates": len(candidates), "evaluated": len(losses.total)}
+                if not bool(torch.isfinite(losses.total).all()):
+                    return _found(step, point.suffix, losses, int(torch.argmin(losses.total)), **drawn)
+                for i in torch.argsort(losses.total, stable=True).tolist():
+                    if self.prompt.consistent(which[i]):
+                        return _found(step, which[i], losses, i, **drawn)
         raise ModelError(
             f"no candidate suffix survives decoding and encoding, in {TRIES} draws of {self.width}",
             next_step="choose another `init`, or a greater `width`",
         )
+
+    def _evaluated(self, candidates: list[Ids], point: Point) -> Iterator[tuple[list[Ids], Losses]]:
+        """Candidates with their losses: all of them; with a draft the promising ones, then, when none of those can be
+        sent, all."""
+        if self.draft is not None and len(candidates) >= 2 * PROBE_SHARE:
+            chosen = self._promising(candidates, point)
+            yield chosen, self.objective.losses(chosen, near=point)
+        yield candidates, self.objective.losses(candidates, near=point)
+
+    def _promising(self, candidates: list[Ids], point: Point) -> list[Ids]:
+        """The probe set, and the draft's best, as many as its agreement on the probe set leaves to be asked."""
+        assert self.draft is not None
+        if isinstance(self.draft, ManyObjectives) and isinstance(self.objective, ManyObjectives):
+            self.draft.active = self.objective.active
+        order = self.draft.losses(candidates).total.float().cpu()
+        probe = torch.randperm(len(candidates), generator=self.generator)[: max(2, len(candidates) // PROBE_SHARE)]
+        seen = self.objective.losses([candidates[i] for i in probe.tolist()], near=point).total.float().cpu()
+        agreement = (1 + rank_correlation(order[probe], seen)) / 2
+        size = max(1, round((1 - agreement) * len(candidates) / self.reduction))
+        best = torch.argsort(order, stable=True)[:size].tolist()
+        return [candidates[i] for i in dict.fromkeys([*best, *probe.tolist()])]
 
     def propose(self, point: Point) -> list[Ids]:
         """Candidates around `point`, without duplicates and without those that another tokenisation would change."""
@@ -111,7 +156,16 @@ class Search:
         return current.repeat(self.width, 1).scatter_(1, places, tokens)
 
 
-def _found(step: int, suffix: Ids, losses: Losses, i: int, candidates: int) -> Found:
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Spearman's rho of two vectors of equal length without ties to speak of; 0 when one of them is constant."""
+    ranks = [x.argsort().argsort().double() for x in (a, b)]
+    x, y = (r - r.mean() for r in ranks)
+    size = float(x.norm() * y.norm())
+    constant = bool((a == a[0]).all()) or bool((b == b[0]).all())
+    return 0.0 if constant else float(x @ y) / size
+
+
+def _found(step: int, suffix: Ids, losses: Losses, i: int, candidates: int, evaluated: int = 0) -> Found:
     return Found(
         step=step,
         suffix=suffix,
@@ -121,4 +175,5 @@ def _found(step: int, suffix: Ids, losses: Losses, i: int, candidates: int) -> F
         probes=tuple(float(z) for z in losses.probes[i]),
         matched=bool(losses.matched[i]),
         candidates=candidates,
+        evaluated=evaluated,
     )

@@ -19,6 +19,8 @@ from fivefold.runtime.protocol import Capability, Model, require
 from fivefold.types import Case, Errored, Outcome, Scored, Unscored
 
 OnProgress = Callable[[int, int, str], None]
+INSIDE = frozenset({Capability.GRADIENTS, Capability.ACTIVATIONS, Capability.INTERVENTIONS})
+"""What an attack asks of the open model inside the target, not of the target's own door."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def run_campaign(
     same holds for what `cap` cuts off. An attack that lacks a model it cannot do without is refused before work starts.
     """
     for assault in assaults:
-        require(target, *(assault.attack.needs - {Capability.GRADIENTS}), for_=f"attack {assault.attack.name}")
+        require(target, *(assault.attack.needs - INSIDE), for_=f"attack {assault.attack.name}")
         require_helpers(assault.attack)
     started = time.monotonic()
     report = on_progress or (lambda done, total, note: None)
@@ -98,7 +100,7 @@ def run_campaign(
     cut: list[str] = []
     for assault in assaults:
         report(len(tried), total, assault.attack.name)
-        size = 1 if Capability.GRADIENTS in assault.attack.needs else 32
+        size = 1 if INSIDE & assault.attack.needs else 32
         for start in range(0, len(assault.cases), size):
             if reason := _no_more(deadline, purse):
                 left = assault.cases[start:]

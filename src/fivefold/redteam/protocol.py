@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from fivefold.runtime.protocol import Capability, Model
 from fivefold.types import Case, Completion, Message, Outcome, Taxonomy
@@ -67,3 +67,15 @@ class Attack(Protocol):
     ) -> Iterator[Attempt]:
         """Yield attempts until one succeeds or the budget is spent."""
         ...
+
+
+def proof_of(attack: Attack) -> Literal["judge", "check"]:
+    """How an attack's success is told: by the judge of answers, or by a check of its own (`proof = "check"`)."""
+    proof: Literal["judge", "check"] = getattr(attack, "proof", "judge")
+    return proof
+
+
+def own_cases(attack: Attack, language: str) -> tuple[Case, ...]:
+    """The behaviours that an attack brings, where those of a suite would mean nothing to it; else none."""
+    brings = getattr(attack, "cases", None)
+    return tuple(brings(language)) if brings is not None else ()

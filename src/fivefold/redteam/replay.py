@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fivefold.redteam.checks import check_outcome
 from fivefold.redteam.protocol import Judge
 from fivefold.runtime.protocol import Capability, Model, Request
-from fivefold.types import Completion, Errored, Finding, Outcome, Scored, Unscored, user_case
+from fivefold.types import Completion, Errored, Finding, Outcome, Reproduction, Scored, Unscored, user_case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,22 +21,18 @@ class Replayed:
 
 
 def replay(findings: Sequence[Finding], target: Model, judge: Judge, *, max_new_tokens: int = 40) -> list[Replayed]:
-    """Ask every stored case again, greedily, in one batch. A case that needs a prefill the target does not allow is
-    Unscored, because the attack cannot be made there, which is not the same as withstanding it."""
+    """Ask every stored case again, in one batch, with the seed and temperature of then.
+
+    A case that needs a prefill the target does not allow, or weights instead of a text, is Unscored, because the attack
+    cannot be made there, which is not the same as withstanding it.
+    """
     plan = [(f, r) for f in findings for r in f.reproductions]
     allowed = Capability.PREFILL in target.capabilities
-    asked = [(f, r) for f, r in plan if allowed or not r.prefill]
-    requests = [Request(messages=r.messages, prefill=r.prefill, max_new_tokens=max_new_tokens) for _, r in asked]
+    asked = [(f, r) for f, r in plan if (allowed or not r.prefill) and r.check.get("kind") != "open_weights"]
+    requests = [request_of(r, max_new_tokens) for _, r in asked]
     answers: dict[str, list[tuple[Completion, Outcome]]] = {f.id: [] for f in findings}
     for (finding, reproduction), completion in zip(asked, target.generate(requests), strict=True):
-        case = user_case(
-            finding.id,
-            reproduction.messages[-1].content,
-            category=finding.category,
-            language=finding.language,
-            metadata={"attack_prompt": reproduction.messages[-1].content},
-        )
-        outcome = Errored(error=completion.error) if completion.error else judge(case, completion)
+        outcome = judged(finding, reproduction, completion, judge)
         answers[finding.id].append((completion, outcome))
     return [
         Replayed(
@@ -45,6 +42,36 @@ def replay(findings: Sequence[Finding], target: Model, judge: Judge, *, max_new_
         )
         for f in findings
     ]
+
+
+def request_of(reproduction: Reproduction, max_new_tokens: int) -> Request:
+    """The stored case as a request. A check on the length of the answer needs that many tokens."""
+    check = reproduction.check
+    room = int(check["at_least"]) if check.get("kind") == "tokens" else max_new_tokens
+    return Request(
+        messages=reproduction.messages,
+        prefill=reproduction.prefill,
+        max_new_tokens=max(room, max_new_tokens),
+        temperature=reproduction.temperature,
+        seed=reproduction.seed if reproduction.temperature else 0,
+    )
+
+
+def judged(finding: Finding, reproduction: Reproduction, completion: Completion, judge: Judge) -> Outcome:
+    """What the stored check says of an answer, or the judge where there is none."""
+    if completion.error:
+        return Errored(error=completion.error)
+    if reproduction.check:
+        return check_outcome(reproduction.check, completion)
+    sent = reproduction.messages[-1].content
+    case = user_case(
+        finding.id,
+        reproduction.request or sent,
+        category=finding.category,
+        language=finding.language,
+        metadata={"attack_prompt": sent},
+    )
+    return judge(case, completion)
 
 
 def _worst(outcomes: Sequence[Outcome]) -> Outcome:

@@ -11,12 +11,12 @@ from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
 from fivefold.redteam import kept
 from fivefold.redteam.budget import SpendCap
-from fivefold.redteam.campaign import Assault, CampaignResult, Tried, run_campaign
+from fivefold.redteam.campaign import INSIDE, Assault, CampaignResult, Tried, run_campaign
 from fivefold.redteam.curves import judge_counts
 from fivefold.redteam.findings import findings_from
 from fivefold.redteam.helpers import Helpers
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import AttackBudget, Judge
+from fivefold.redteam.protocol import AttackBudget, Judge, own_cases
 from fivefold.redteam.replay import replay
 from fivefold.registry import registry
 from fivefold.runtime.cached import CachedModel
@@ -86,11 +86,14 @@ def assaults_of(
         if lacking := getattr(attack, "lacking", ""):
             left_out.append(f"{attack.name}: {lacking}")
             continue
-        if Capability.GRADIENTS in attack.needs and not white_box:
-            left_out.append(f"{attack.name}: needs gradients, which this model does not offer")
+        if not white_box and (inside := INSIDE & attack.needs):
+            lacking = ", ".join(sorted(c.value for c in inside))
+            left_out.append(f"{attack.name}: needs {lacking}, which this model does not offer")
             continue
         budget = AttackBudget(queries=run.queries, steps=run.steps, max_new_tokens=part.max_new_tokens)
-        assaults.append(Assault(attack=attack, cases=behaviours_for(part, run, language), budget=budget))
+        own = [c for at in ((language,) if language else run.languages) for c in own_cases(attack, at)]
+        cases = tuple(own[: run.behaviours]) or behaviours_for(part, run, language)
+        assaults.append(Assault(attack=attack, cases=cases, budget=budget))
     return assaults, left_out
 
 

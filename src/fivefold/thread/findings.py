@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fivefold.evidence import Record
+from fivefold.redteam.life import Seen, moves
 from fivefold.thread.context import Context
-from fivefold.types import Decision, Finding
+from fivefold.types import Decision, Finding, Status, outcome_from_json
 
 
 def mark_patched(ctx: Context, evidence: str) -> None:
@@ -24,29 +28,17 @@ def mark_patched(ctx: Context, evidence: str) -> None:
 
 
 def settle_findings(ctx: Context, decision: Decision, record: Record) -> None:
-    """Move patched findings on by what replay and re-attack saw on the version that was decided about.
-
-    verified: the stored cases no longer succeed on that version, and the re-attack with the same attack on held-out
-    behaviours of the category did not succeed either. regressed: a stored case succeeds again. closed: verified, and
-    the gate that counts findings passed for that version. Whatever was not measured stays where it is.
-    """
+    """Move findings on by what replay and re-attack saw on the version that was decided about (`redteam.life`).
+    Whatever was not measured stays where it is."""
     if "replay" not in ctx.results:
         return
-    rows = ctx.results["replay"]["rows"].get(decision.subject_name, {})
-    hit_again = _reattacked(ctx, decision.subject_name)
+    version = decision.subject_name
+    rows = ctx.results["replay"]["rows"].get(version, {})
     passed = decision.decision in ("ship", "ship_with_safeguards")
     for finding in findings_of(ctx):
-        outcome = rows.get(finding.id, {}).get("outcome", {})
-        if finding.status != "patched" or outcome.get("kind") != "scored":
-            continue
-        if outcome["value"] >= 0.5:
-            _move(ctx, finding, "regressed", record, "a stored case still succeeds")
-        elif (finding.category, finding.attack) in hit_again:
-            _move(ctx, finding, "regressed", record, "the same attack succeeds on a held-out behaviour")
-        else:
-            _move(ctx, finding, "verified", record, "no stored case succeeds, nor does the re-attack")
-            if passed:
-                _move(ctx, finding, "closed", record, "verified, and the gate passed")
+        seen = _seen(ctx, version, finding, rows.get(finding.id, {}).get("outcome"), passed)
+        for move in moves(finding, seen) if finding.status == "patched" else ():
+            _move(ctx, finding, move.status, record, move.reason)
 
 
 def findings_of(ctx: Context) -> list[Finding]:
@@ -55,10 +47,22 @@ def findings_of(ctx: Context) -> list[Finding]:
     return [f for f in ctx.store.findings() if f.id in ids]
 
 
-def _move(ctx: Context, finding: Finding, status: str, record: Record, reason: str) -> None:
-    ctx.store.update_finding(finding.id, status, evidence=record.id, reason=reason, run=ctx.run)  # type: ignore[arg-type]
+def _move(ctx: Context, finding: Finding, status: Status, record: Record, reason: str) -> None:
+    ctx.store.update_finding(finding.id, status, evidence=record.id, reason=reason, run=ctx.run)
 
 
-def _reattacked(ctx: Context, version: str) -> set[tuple[str, str]]:
-    cells = ctx.results.get("reattack", {}).get("heat", {}).get(version, [])
-    return {(c["category"], c["attack"]) for c in cells if c["successes"]}
+def _seen(ctx: Context, version: str, finding: Finding, outcome: Mapping[str, Any] | None, passed: bool) -> Seen:
+    """What the re-attack saw in the finding's category and language: any attack that was judged there counts, a hit
+    counts against the finding when it is one of its own attacks."""
+    cells = [
+        c
+        for c in ctx.results.get("reattack", {}).get("heat", {}).get(version, [])
+        if (c["category"], c["language"]) == (finding.category, finding.language)
+    ]
+    own = {finding.attack, *finding.also}
+    return Seen(
+        replay=outcome_from_json(outcome) if outcome else None,
+        held_out=sum(c["n"] for c in cells),
+        held_out_hits=sum(c["successes"] for c in cells if c["attack"] in own),
+        gate_passed=passed,
+    )

@@ -8,7 +8,7 @@ be compared.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -28,19 +28,26 @@ from fivefold.redteam.campaign import Assault, run_campaign
 from fivefold.redteam.findings import findings_from
 from fivefold.redteam.helpers import require_helpers
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import AttackBudget
+from fivefold.redteam.protocol import Attack, AttackBudget, own_cases
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
+from fivefold.score.protocol import Scorer
 from fivefold.stats import measure_rate
 from fivefold.thread.accept import against_accepted
 from fivefold.thread.asking import Asker
 from fivefold.thread.attack import CODE, corrected_success, heat, helpers_of, judge_of_answers
 from fivefold.thread.contaminate import at_risk
+from fivefold.thread.harmbench import cases_of as harmbench_cases
+from fivefold.thread.injection_data import NAMES as INJECTION_DATA
+from fivefold.thread.injection_data import injection_cases
 from fivefold.thread.outcomes import keep
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
+
+PUBLIC = ("harmbench", *INJECTION_DATA)
+"""Public data that `redteam --suite` takes from the mirror, beside the shipped suites."""
 
 
 def evaluate_model(
@@ -131,7 +138,7 @@ def attack_model(
     spec: str,
     attacks: Sequence[str],
     *,
-    suite_name: str,
+    suite_name: str | None,
     cases: Path | None,
     split: str,
     language: str,
@@ -142,13 +149,19 @@ def attack_model(
     seed: int,
     attacker: str | None = None,
     judge_name: str | None = None,
+    classifier: Scorer | None = None,
     cap: SpendCap | None = None,
     max_new_tokens: int = 40,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Attack one model; successes become findings in the store, every attempt an artifact of it."""
+    """Attack one model; successes become findings in the store, every attempt an artifact of it.
+
+    Without a suite or cases, an attack that brings behaviours of its own uses those, the others core-harms. A
+    `classifier` judges in place of `judge_name`.
+    """
     if not attacks:
         raise UsageError("no attack was named", next_step="fivefold list attacks")
-    pool = _behaviours(suite_name, cases, split, limit)
+    pool = _pool(suite_name, cases, split, limit)
     with Store.open() as store:
         helpers = helpers_of(attacker, judge_name, store)
         parsed = [parse(text, helpers=helpers) for text in attacks]
@@ -161,8 +174,8 @@ def attack_model(
         run = _run_name("redteam", spec, {**settings, **asked})
         _record(store, model, spec, run)
         limits = AttackBudget(queries=queries, steps=steps, max_new_tokens=max_new_tokens)
-        assaults = [Assault(attack=a, cases=pool(at or language), budget=limits) for a, at in parsed]
-        judge = judge_of_answers(judge_name)
+        assaults = [Assault(attack=a, cases=pool(a, at or language), budget=limits) for a, at in parsed]
+        judge = classifier or judge_of_answers(judge_name)
         deadline = time.monotonic() + parse_minutes(budget) * 60 if budget else None
         campaign = run_campaign(target, assaults, judge, seed=seed, deadline=deadline, cap=cap)
         artifact = store.put_artifact(
@@ -203,7 +216,7 @@ def attack_model(
         "helper_tokens": campaign.helper_tokens,
         "tried": artifact.digest,
         "left_out": list(campaign.stopped_early),
-        "notes": list(campaign.notes),
+        "notes": [*campaign.notes, *notes],
     }
 
 
@@ -221,6 +234,21 @@ def check_text(text: str, names: Sequence[str] | None, *, stage: str) -> list[Ve
     )
     chosen = names or [n for n in known.names() if getattr(known.module(n), "READY", False)]
     return [known.module(n).guard().check([exchange])[0] for n in chosen]
+
+
+def _pool(
+    suite_name: str | None, cases: Path | None, split: str, limit: int | None
+) -> Callable[[Attack, str], tuple[Case, ...]]:
+    """Which behaviours an attack gets in a language."""
+    if suite_name in PUBLIC and cases is None:
+        public = harmbench_cases(limit) if suite_name == "harmbench" else injection_cases(suite_name, limit=limit)
+        return lambda attack, language: public
+
+    def pool(attack: Attack, language: str) -> tuple[Case, ...]:
+        own = own_cases(attack, language)[:limit] if suite_name is None and cases is None else ()
+        return own or tuple(_behaviours(suite_name or "core-harms", cases, split, limit)(language))
+
+    return pool
 
 
 def _behaviours(suite_name: str, cases: Path | None, split: str, limit: int | None) -> Any:

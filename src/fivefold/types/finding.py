@@ -38,12 +38,19 @@ class Taxonomy:
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """The shortest known case that shows the weakness, and what the model answered then."""
+    """The shortest known case that shows the weakness, and what the model answered then.
+
+    `request` is what is asked for in plain words, where the messages disguise it; empty when the last turn says it.
+    `check` says how success is told without a judge (`{"kind": "canary", …}`); empty when a judge of answers decides.
+    """
 
     messages: tuple[Message, ...]
     prefill: str = ""
     response: str = ""
     seed: int = 0
+    temperature: float = 0.0
+    request: str = ""
+    check: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,8 @@ class Finding:
     """One vulnerability: one weakness, however many attempts showed it.
 
     `cause` is what interpretability says of the reproducing case (layer, projection, percentile). `patches` are the
-    fingerprints of model versions that address it. `history` lists (status, evidence id, reason) in order.
+    fingerprints of model versions that address it. `history` lists (status, evidence id, reason) in order. `also` are
+    other attacks whose successes this weakness explains.
     """
 
     id: str
@@ -70,3 +78,4 @@ class Finding:
     patches: tuple[str, ...] = ()
     history: tuple[tuple[str, str, str], ...] = ()
     run: str = ""
+    also: tuple[str, ...] = ()

@@ -1,8 +1,7 @@
 """Best-of-N jailbreaking: resample random augmentations of the prompt until one answer complies (black-box search).
 
-Defensive use: measures how far a refusal is from random noise. Source: Hughes et al. 2024, "Best-of-N
-Jailbreaking" (arXiv 2412.03556, section 2): scrambling inside words, random capitalisation, ASCII noise. Deviations: the
-first try
+Defensive use: measures how far a refusal is from random noise. Source: Hughes et al. 2024, "Best-of-N Jailbreaking"
+(arXiv 2412.03556, section 2): scrambling inside words, random capitalisation, ASCII noise. Deviations: the first try
 is unaugmented; for text without letter case or spaces (Korean, Japanese) neighbouring characters are swapped instead.
 """
 
@@ -67,7 +66,10 @@ class BestOfN:
                 )
                 for s in strengths
             ]
-            notes = [{"try": i, "strength": round(s, 2)} for i, s in zip(tries, strengths, strict=True)]
+            notes = [
+                {"try": i, "strength": round(s, 2), "temperature": self.temperature}
+                for i, s in zip(tries, strengths, strict=True)
+            ]
             attempts = send(case, self.name, target, judge, budget, requests, notes)
             yield from attempts
             if any(succeeded(a) for a in attempts):

@@ -9,6 +9,9 @@ Deviations: 64 candidates a step instead of 512; candidates must survive decodin
 what is sent; tokens are printable ASCII unless told otherwise. The algorithm is not changed by how it is computed: what
 candidates share is computed once (`_gcg_forward`), equal to whole forwards within float32 rounding.
 
+Named options beyond the paper's algorithm, each off by default: `momentum`, `draft` (probe sampling), `source` (search
+on another model, test on this one). A suffix for many behaviours is `gcg_universal`.
+
 Found suffixes are tested through `target.generate`, so a guard in front of the model stands in the way, and success is
 what the judge says of the answer, never a low loss.
 """
@@ -19,6 +22,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fivefold.errors import CapabilityError, UnknownNameError, UsageError
@@ -70,12 +74,26 @@ class GCGConfig:
     """Let suffixes hold tokens that are not printable ASCII."""
     penalties: tuple[DirectionPenalty, ...] = ()
     """Probes to be evaded while the target is optimised."""
+    momentum: float = 0.0
+    """Share of the gradients before in the one that candidates follow (Zhang & Wei 2024, arXiv 2405.01229: 0.4)."""
+    draft: str | None = None
+    """A small model of the same vocabulary that sorts candidates: probe sampling (Zhao et al. 2024, arXiv 2403.01251)."""
+    reduction: float = 8.0
+    """Probe sampling: at most one candidate in so many goes on from the draft to the attacked model (R there)."""
+    source: str | None = None
+    """An open model to search on; the suffix is tested on the target, which then needs to be no more than asked."""
 
     def __post_init__(self) -> None:
         for name in ("width", "topk", "n_replace", "length", "check_every", "batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"gcg: {name} must be at least 1", got=value)
+        if not 0 <= self.momentum < 1 or self.reduction < 1:
+            raise UsageError(
+                "gcg: momentum or reduction is out of range",
+                expected="0 <= momentum < 1 and reduction >= 1",
+                got=f"{self.momentum}, {self.reduction}",
+            )
 
     def target_for(self, case: Case) -> str:
         """The opening that is optimised for `case`."""
@@ -95,7 +113,6 @@ class GCG:
     """
 
     name = "gcg"
-    needs = frozenset({Capability.GENERATE, Capability.GRADIENTS})
     taxonomy = Taxonomy(
         surface="user prompt",
         technique="gradient-based suffix search",
@@ -106,6 +123,13 @@ class GCG:
     def __init__(self, config: GCGConfig) -> None:
         self.config = config
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """Gradients of the target, unless another model is searched on."""
+        if self.config.source:
+            return frozenset({Capability.GENERATE})
+        return frozenset({Capability.GENERATE, Capability.GRADIENTS})
+
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
@@ -115,33 +139,72 @@ class GCG:
         with an Errored attempt.
         """
         require(target, Capability.GENERATE, for_="attack gcg")
-        model = open_model(target)
-        return _Run(self, case, target, judge, budget).attempts(self._search(model, case, rng))
+        model = open_model(target if self.config.source is None else other_model(self.config.source))
+        return _Run(self, case, target, judge, budget).attempts(search_on(self.config, model, [case], rng))
 
-    def _search(self, model: WhiteBox, case: Case, rng: random.Random) -> Search:
-        import torch
 
-        from fivefold.redteam._gcg_objective import Objective
-        from fivefold.redteam._gcg_prompt import SuffixPrompt
-        from fivefold.redteam._gcg_search import Search
+def search_on(config: GCGConfig, model: WhiteBox, cases: Sequence[Case], rng: random.Random) -> Search:
+    """The search for one suffix on `model`, for one case or for several together."""
+    import torch
 
-        config = self.config
-        init = " ".join([config.init] * config.length)
-        prompt = SuffixPrompt(model, case, init, config.target_for(case))
-        objective = Objective(
+    from fivefold.redteam._gcg_search import Search
+
+    prompt, objective = _objective(config, model, cases)
+    draft = None
+    if config.draft is not None:
+        drafted = open_model(other_model(config.draft))
+        _check_vocabulary(model, drafted)
+        draft = _objective(replace(config, penalties=()), drafted, cases)[1]
+    return Search(
+        prompt,
+        objective,
+        torch.Generator().manual_seed(rng.randrange(2**31)),
+        width=config.width,
+        topk=config.topk,
+        n_replace=config.n_replace,
+        allow_non_ascii=config.allow_non_ascii,
+        momentum=config.momentum,
+        draft=draft,
+        reduction=config.reduction,
+    )
+
+
+def _objective(config: GCGConfig, model: WhiteBox, cases: Sequence[Case]) -> tuple[Any, Any]:
+    """Prompt and objective of one case, or of several that share the suffix."""
+    from fivefold.redteam._gcg_objective import Objective
+    from fivefold.redteam._gcg_prompt import SuffixPrompt
+    from fivefold.redteam._gcg_universal import ManyObjectives, ManyPrompts
+
+    init = " ".join([config.init] * config.length)
+    prompts = [SuffixPrompt(model, case, init, config.target_for(case)) for case in cases]
+    objectives = [
+        Objective(
             prompt,
             penalties=config.penalties,
             use_prefix_cache=config.use_prefix_cache,
             batch_tokens=config.batch_tokens,
         )
-        return Search(
-            prompt,
-            objective,
-            torch.Generator().manual_seed(rng.randrange(2**31)),
-            width=config.width,
-            topk=config.topk,
-            n_replace=config.n_replace,
-            allow_non_ascii=config.allow_non_ascii,
+        for prompt in prompts
+    ]
+    if len(cases) == 1:
+        return prompts[0], objectives[0]
+    return ManyPrompts(prompts), ManyObjectives(objectives)
+
+
+@lru_cache(maxsize=4)
+def other_model(spec: str) -> Model:
+    """The model that an option names, loaded once."""
+    from fivefold.runtime.load import load
+
+    return load(spec)
+
+
+def _check_vocabulary(model: WhiteBox, draft: WhiteBox) -> None:
+    if model.tokenizer.get_vocab() != draft.tokenizer.get_vocab():
+        raise UsageError(
+            f"{draft.name} cannot draft for {model.name}: they have different vocabularies",
+            expected="a smaller model with the same tokenizer",
+            next_step="choose another `draft`, or none",
         )
 
 
@@ -239,6 +302,7 @@ class _Run:
             "probe_logits": list(found.probes),
             "matched": found.matched,
             "candidates": found.candidates,
+            "evaluated": found.evaluated,
             "target_text": self.attack.config.target_for(self.case),
             "search_tokens": search.objective.tokens,
         }
