@@ -14,7 +14,7 @@ from fivefold.redteam.batching import BatchingModel
 from fivefold.redteam.campaign import Assault, run_campaign
 from fivefold.redteam.findings import finding_id, findings_from
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import AttackBudget, proof_of
+from fivefold.redteam.protocol import AttackBudget
 from fivefold.redteam.replay import replay
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, Request

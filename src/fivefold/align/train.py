@@ -38,6 +38,7 @@ from fivefold.align.losses._base import FIXED_DATA, Answers, LossOutput, config_
 from fivefold.errors import DataError, UsageError
 from fivefold.registry import registry
 from fivefold.runtime._structure import decoder_layers
+from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import digest, plain
 
@@ -86,6 +87,7 @@ class TrainResult:
     seconds: float
 
 
+@on_compute_thread
 def train(
     model: WhiteBox,
     items: Sequence[Item],

@@ -11,6 +11,7 @@ import typer
 from fivefold.cli.output import (
     JsonFlag,
     LimitOption,
+    ModelOption,
     console,
     measurement_json,
     measurement_row,
@@ -26,7 +27,10 @@ TargetOption = Annotated[
     str | None, typer.Option("--model", "-m", help="smollm2, hf:org/name, a path, openai/…, http://…/v1, scripted:…")
 ]
 JudgeOption = Annotated[
-    str | None, typer.Option("--judge", help="A model that judges answers by a rubric, or a scorer's name; with --preset, the classifier's weights.")
+    str | None,
+    typer.Option(
+        "--judge", help="A model that judges by a rubric, or a scorer's name; with --preset, the classifier's weights."
+    ),
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="One run only; without it every run of the store.")]
 

@@ -15,6 +15,7 @@ from fivefold.redteam.batching import Meeting
 from fivefold.redteam.budget import PaidModel, Purse, SpendCap
 from fivefold.redteam.helpers import HelpedAttack, require_helpers
 from fivefold.redteam.protocol import Attack, AttackBudget, Attempt, Judge
+from fivefold.runtime.compute import compute
 from fivefold.runtime.protocol import Capability, Model, require
 from fivefold.types import Case, Errored, Outcome, Scored, Unscored
 
@@ -163,10 +164,10 @@ def _run_batch(
     target: Model, assault: Assault, cases: Sequence[Case], judge: Judge, seed: int, purse: Purse
 ) -> list[Tried]:
     attack = assault.attack
-    if Capability.GRADIENTS in attack.needs:
+    if INSIDE & attack.needs:
         paid: Any = PaidModel(target, purse)
         alone = _helped_through(attack, lambda m: PaidModel(m, purse))
-        return [_one(case, alone, paid, judge, assault.budget, seed) for case in cases]
+        return compute(lambda: [_one(case, alone, paid, judge, assault.budget, seed) for case in cases])
     meeting = Meeting(purse)
     shared, together = meeting.model(target), _helped_through(attack, meeting.model)
     jobs = [lambda c=case: _one(c, together, shared, judge, assault.budget, seed) for case in cases]

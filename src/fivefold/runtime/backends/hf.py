@@ -25,6 +25,7 @@ from fivefold.runtime._scan_checks import safetensors as check_safetensors
 from fivefold.runtime._structure import decoder_layers, share, width
 from fivefold.runtime._threads import pin_threads
 from fivefold.runtime._tokens import Codec, cut_at_stop
+from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.fingerprint import Fingerprint, fingerprint_adapter, fingerprint_model
 from fivefold.runtime.protocol import Capability, Context, Intervention, OnDone, Request, WhiteBox
 from fivefold.types import Completion, Likelihood, StopReason, Usage
@@ -50,6 +51,7 @@ class Options:
     """Tokens that a packed row aims at; None is 1024 on a CPU and 8192 on a GPU."""
 
 
+@on_compute_thread
 def load(spec: str, **options: Any) -> WhiteBox:
     """The model that `spec` names: `smollm2`, `hf:org/name[@revision]`, a folder, or a GGUF file."""
     settings = _options(options)
@@ -148,6 +150,7 @@ class HFModel:
 
     # -- generation ------------------------------------------------------------------------------------------------
 
+    @on_compute_thread
     def generate(
         self,
         requests: Sequence[Request],
@@ -240,6 +243,7 @@ class HFModel:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
+    @on_compute_thread
     def log_likelihood(self, pairs: Sequence[tuple[Context, str]]) -> list[Likelihood]:
         """Log-probability of each continuation after its context, in nats."""
         tokens = [self.codec.encode_pair(context, continuation) for context, continuation in pairs]
@@ -265,6 +269,7 @@ class HFModel:
                 "a context does not fit the model's positions", expected=f"at most {limit} tokens", got=length
             )
 
+    @on_compute_thread
     def activations(
         self, contexts: Sequence[Context], *, layers: Sequence[int], position: Literal["last", "mean"] | int = "last"
     ) -> Tensor:
@@ -296,6 +301,7 @@ class HFModel:
             interventions=(*self.interventions, *interventions),
         )
 
+    @on_compute_thread
     def with_adapter(self, path: str, *, name: str) -> HFModel:
         """The same base with the peft adapter in folder `path`."""
         digest = fingerprint_adapter(Path(path))
