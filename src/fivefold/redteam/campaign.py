@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fivefold.errors import BudgetError
+from fivefold.errors import BudgetError, UsageError
 from fivefold.redteam.attacks._text import succeeded
 from fivefold.redteam.batching import Meeting
 from fivefold.redteam.budget import PaidModel, Purse, SpendCap
@@ -182,12 +182,18 @@ def _one(case: Case, attack: Attack, target: Model, judge: Judge, budget: Attack
     digest = hashlib.sha256(f"{seed}|{attack.name}|{case.id}".encode()).digest()
     rng = random.Random(int.from_bytes(digest[:8], "big"))
     attempts: list[Attempt] = []
-    cut_off = ""
+    cut_off, failed = "", ""
     try:
         attempts.extend(attack.run(case, target, judge, budget, rng))
     except BudgetError as error:
         cut_off = error.what
+    except UsageError:
+        raise
+    except Exception as error:
+        failed = f"{type(error).__name__}: {error}"
     outcome = _outcome(attempts)
+    if failed and not (isinstance(outcome, Scored) and outcome.value >= 0.5):
+        outcome = Errored(error=failed, judge=outcome.judge)
     if cut_off and not (isinstance(outcome, Scored) and outcome.value >= 0.5):
         outcome = Unscored(reason=cut_off)
     return Tried(case=case, attack=attack.name, attempts=tuple(attempts), outcome=outcome, cut_off=cut_off)
