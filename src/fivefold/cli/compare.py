@@ -105,7 +105,8 @@ def accept(
     if json:
         print_json({"record": record.id, **record.body})
         return
-    console().print(f"accepted {run}; later evaluations of its suites are compared with it (record {record.id[:12]})")
+    text = f"accepted {run}; later evaluations of its suites are compared with it (record {record.id[:12]})"
+    console().print(text, markup=False)
 
 
 def export(

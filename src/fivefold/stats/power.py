@@ -124,7 +124,8 @@ def detectable_paired(n: int, discordant: float, *, power: float = 0.8, level: f
     low, high = 0.0, discordant
     while high - low > 1e-4:
         d = (low + high) / 2
-        enough = power_paired((discordant + d) / 2, (discordant - d) / 2, n, level) >= power
+        worse = (discordant + d) / 2
+        enough = power_paired(worse, discordant - worse, n, level) >= power
         low, high = (low, d) if enough else (d, high)
     return high
 

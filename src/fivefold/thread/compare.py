@@ -164,6 +164,7 @@ def _row(
         # The bound is one-sided: an interval of level 1 - 2 alpha errs at each end with alpha.
         shown = non_inferior(before, after, margin, a.safer, 1 - 2 * alpha, clusters=clusters).shown
     differ = sum(x != y for _, x, y in pairs) / len(pairs)
+    binary = all(v in (0, 1) for v in (*before, *after))
     return {
         "suite": a.suite,
         "metric": a.metric,
@@ -179,7 +180,7 @@ def _row(
         "high": change.high,
         "p_value": p,
         "non_inferior": shown,
-        "detectable": detectable_paired(len(pairs), differ) if differ and len(pairs) <= MAX_PAIRS else None,
+        "detectable": detectable_paired(len(pairs), differ) if binary and differ and len(pairs) <= MAX_PAIRS else None,
     }
 
 
