@@ -131,7 +131,7 @@ def test_tap_prunes_before_it_asks_and_branches_after() -> None:
 
 
 def test_crescendo_takes_a_refused_question_back_and_builds_on_answers() -> None:
-    target = Bot(["Bread is old. People have baked for ages.", REFUSAL, AGREEMENT])
+    target = Bot(["Bread, bread, bread, bread, bread, bread.", REFUSAL, AGREEMENT])
     result = attacked(made("crescendo", helped=True), target)
     sizes = [len(r.messages) for r in target.requests]
     assert sizes[0] == 1 and sizes[1] == sizes[2] == 3
