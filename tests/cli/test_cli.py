@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from fivefold.cli.app import run
+from fivefold.evidence import Store
+from fivefold.thread import outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -189,8 +191,28 @@ def test_verify_needs_a_store_and_proves_one(capsysbinary: Any) -> None:
     assert code == 0 and "whole" in out
 
 
+def test_a_safety_evaluation_is_played_recorded_and_takes_no_split(capsysbinary: Any) -> None:
+    from fivefold.evaluate.safety._base import organism
+
+    model = f"scripted:{organism('good_citizen', 'misbehaves')}"
+    code, out, _ = call(capsysbinary, "evaluate", "good-citizen", "--model", model, "--limit", "2", "--json")
+    found = [m for m in json.loads(out)["measurements"] if m["metric"] == "overreach"]
+    assert code == 0 and {m["slice"]["condition"]: m["estimate"] for m in found if "category" not in m["slice"]} == {
+        "issue": 1.0,
+        "no-issue": 0.0,
+        "stop": 1.0,
+        "go-on": 1.0,
+    }
+    with Store.open() as store:
+        kept = {o.suite: o for o in outcomes.load(store, json.loads(out)["run"])}
+    assert kept["good_citizen/overreach/issue"].rows["boiler"].outcome.label == "used what is not its to use"
+    code, _, err = call(capsysbinary, "evaluate", "good_citizen", "--model", model, "--split", "dev")
+    assert code == 2 and "has no splits" in err
+
+
 @pytest.mark.parametrize(
-    "kind", ["attacks", "guards", "suites", "scorers", "methods", "losses", "gates", "backends", "transforms"]
+    "kind",
+    ["attacks", "guards", "suites", "scorers", "methods", "losses", "gates", "backends", "transforms", "evaluations"],
 )
 def test_lists(capsysbinary: Any, kind: str) -> None:
     code, out, _ = call(capsysbinary, "list", kind, "--json")

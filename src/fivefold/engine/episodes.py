@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fivefold.engine.run import MAX_OPEN, OnProgress, _counter, _eval, _one_run, _surroundings
 from fivefold.engine.serving import Served
@@ -48,11 +48,12 @@ def run_episodes(
     max_steps: int = 12,
     temperature: float = 0.0,
     seed: int = 0,
+    stop: Sequence[str] = (),
     on_progress: OnProgress | None = None,
     cache: Memory | None = None,
     seconds: float | None = None,
 ) -> EpisodesResult:
-    """Play every episode with `model` and judge the traces.
+    """Play every episode with `model` and judge the traces. A string of `stop` ends an answer and is not part of it.
 
     `metrics`: metric -> digest of its judge; an episode that failed is Errored under each of them. A metric that the
     judge leaves out of an episode is left out here. Raises DataError for no episodes or duplicate ids.
@@ -62,7 +63,9 @@ def run_episodes(
     start = time.monotonic()
     served = Served(asked, seconds=seconds, on_answer=_counter(len(episodes), start, on_progress))
     served.generations.expect(min(len(episodes), MAX_OPEN))
-    config = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    config: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    if stop:
+        config["stop_seqs"] = list(stop)
     with _one_run, _surroundings(log_dir):
         log = _eval(served, lambda: _task(episodes, judge, name, max_steps), name=name, log_dir=log_dir, config=config)
     samples = {str(sample.id): sample for sample in log.samples or ()}

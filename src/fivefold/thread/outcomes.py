@@ -58,10 +58,12 @@ class SuiteOutcomes:
 
 
 def keep(store: Store, result: EvaluationResult, *, run: str) -> list[SuiteOutcomes]:
-    """Record what an evaluation found, case by case; of an outside task each scorer by itself."""
-    if not result.cases:
-        return [add(store, found) for found in _of_outside(result, run)]
+    """Record what an evaluation found, case by case; of an outside task each scorer by itself, of a safety evaluation each
+    metric under each condition."""
     main = result.measurements[0]
+    if not result.cases:
+        by_case = _of_outside if "task" in main.metadata else _of_episodes
+        return [add(store, found) for found in by_case(result, run)]
     facts = {case.id: case for case in result.cases}
     twins = _twins(result.name)
     rows = {i: row_of(o, facts.get(i)) for i, o in result.outcomes.items() if i not in twins}
@@ -99,6 +101,30 @@ def _of_outside(result: EvaluationResult, run: str) -> list[SuiteOutcomes]:
             )
         )
     return out
+
+
+def _of_episodes(result: EvaluationResult, run: str) -> list[SuiteOutcomes]:
+    """Outcomes of episodes, whose keys are `scenario/condition/metric`: one entry a metric and condition."""
+    return [
+        SuiteOutcomes(
+            run=run,
+            suite="/".join((result.name, m.metric, m.slice["condition"])),
+            metric=m.metric,
+            safer=m.safer,
+            subject=m.subject,
+            subject_name=m.subject_name,
+            judge=m.judge,
+            rows=_scenarios(result.outcomes, f"/{m.slice['condition']}/{m.metric}"),
+            settings=dict(m.metadata.get("settings", {})),
+        )
+        for m in result.measurements
+        if set(m.slice) == {"condition"}
+    ]
+
+
+def _scenarios(outcomes: Mapping[str, Outcome], ending: str) -> dict[str, Row]:
+    found = {key.removesuffix(ending): o for key, o in outcomes.items() if key.endswith(ending)}
+    return {scenario: Row(outcome=outcome, behaviour=scenario) for scenario, outcome in found.items()}
 
 
 def add(store: Store, found: SuiteOutcomes) -> SuiteOutcomes:

@@ -28,6 +28,7 @@ def evaluate_safety(
     max_new_tokens: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
+    stop: Sequence[str] | None = None,
     subject_name: str | None = None,
     level: float = 0.95,
     run: str = "",
@@ -45,8 +46,9 @@ def evaluate_safety(
     if lines := evaluation.missing():
         raise UsageError(f"{evaluation.name} cannot run here", got="; ".join(lines))
     episodes = evaluation.chosen(limit)
-    settings = {"temperature": temperature, "seed": seed, "max_steps": evaluation.max_steps}
+    settings: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_steps": evaluation.max_steps}
     settings["max_new_tokens"] = max_new_tokens or evaluation.max_new_tokens
+    settings |= {"stop": list(stop)} if stop else {}
     result = run_episodes(
         model,
         episodes,
@@ -58,6 +60,7 @@ def evaluate_safety(
         max_steps=evaluation.max_steps,
         temperature=temperature,
         seed=seed,
+        stop=tuple(stop or ()),
         on_progress=on_progress,
         cache=cache,
         seconds=seconds,
