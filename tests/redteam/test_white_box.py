@@ -173,7 +173,8 @@ def test_autodan_breeds_towards_what_the_target_finds_likely(hierarchical: bool)
     made = autodan.attack(hierarchical=hierarchical, mutation=0.3)
     attempts = run(made, target, budget=AttackBudget(queries=4, steps=12))
     losses = [a.loss for a in attempts]
-    assert len(attempts) == 4 and min(losses) < losses[0]
+    assert len(attempts) == 4 and max(target.best) > target.best[0] + 1
+    assert min(losses) == -max(target.best) / 2
     assert all(CASES[0].prompt in a.messages[-1].content for a in attempts)
     assert len({a.messages[-1].content for a in attempts}) == 4
     repeated = run(
