@@ -69,7 +69,7 @@ class Broken:
 
 
 def asks_for_answers_alone(name: str) -> bool:
-    return registry("attack").module(name).attack().needs <= Broken.capabilities
+    return made(name).needs <= Broken.capabilities
 
 
 @pytest.mark.parametrize("name", filter(asks_for_answers_alone, TEXT_ATTACKS))
