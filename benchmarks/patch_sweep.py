@@ -70,13 +70,14 @@ CONFIGS: dict[str, PatchConfig] = {
     "slow": whole(FRAMED, rpo(batch_items=8)),
     "hot": whole(FRAMED, rpo(batch_items=8, lr=2e-3)),
     "hotter": whole(FRAMED, rpo(batch_items=8, lr=3e-3)),
-    "few-harmful": whole(replace(FRAMED, harmful=60), rpo(batch_items=8)),
-    "few-harmful-hot": whole(replace(FRAMED, harmful=60), rpo(batch_items=8, lr=2e-3)),
+    "few-harmful": whole(replace(FRAMED, harmful=0.68), rpo(batch_items=8)),
+    "few-harmful-hot": whole(replace(FRAMED, harmful=0.68), rpo(batch_items=8, lr=2e-3)),
     "rpo-alone": whole(FRAMED, rpo(batch_items=8, lr=2e-3, reference="base"), sft=None),
     "gentle-short": whole(
         Mix(everyday=40, own_tokens=16, sentences=1), rpo(batch_items=8, reference="base"), sft=sft(lr=1e-3)
     ),
     "lean": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24),
+    "lean-70": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=32, sft_share=0.7),
     "lean-half": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24, sft_share=0.5),
     "lean-cpo": whole(LEAN, rpo(loss="cpo", batch_items=8, lr=2e-3), pair_tokens=24),
 }

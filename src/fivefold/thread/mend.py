@@ -137,7 +137,6 @@ def _shared(mix: Mix, share: float) -> Mix:
     return dataclass_replace(
         mix,
         behaviours=part(full),
-        harmful=None if mix.harmful is None else part(mix.harmful),
         framed=part(mix.framed),
         prefilled=part(mix.prefilled),
         everyday=part(mix.everyday),

@@ -48,9 +48,8 @@ class Mix:
 
     behaviours: int | None = None
     """At most this many behaviours, harmful and benign each; None takes all."""
-    harmful: int | None = None
-    """At most this many of them on the harmful side; None takes as many as on the benign one. Refusing is learnt from
-    few; telling look-alikes apart is not."""
+    harmful: float = 1.0
+    """Share of them on the harmful side: refusing is learnt from few, telling look-alikes apart is not."""
     framed: int = 0
     """Behaviours that are trained on once more inside a frame, harmful and benign each."""
     prefilled: int = 0
@@ -70,7 +69,7 @@ class Mix:
 
 
 def _mix() -> dict[str, Mix]:
-    return {"en": Mix(framed=20, everyday=24, own_tokens=16)}
+    return {"en": Mix(harmful=0.85, framed=20, everyday=40, own_tokens=16)}
 
 
 def _sft() -> TrainConfig:
@@ -210,7 +209,7 @@ class Chosen:
 def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], everyday: Sequence[Case]) -> Chosen:
     """The cases that the configuration asks for; the same ones on every call."""
     mix = config.mix
-    kept_harms = _some(harms, {lang: m.behaviours if m.harmful is None else m.harmful for lang, m in mix.items()})
+    kept_harms = _some(harms, {lang: _harmful(harms, lang, m) for lang, m in mix.items()})
     kept_benign = _some(benign, {lang: m.behaviours for lang, m in mix.items()})
     if not kept_harms or not kept_benign:
         raise DataError("no cases to train on in the languages asked", expected=", ".join(mix))
@@ -224,6 +223,11 @@ def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], e
         framed_benign=framed(_some(kept_benign, counts), names),
         prefilled=_some(kept_harms, {lang: m.prefilled for lang, m in mix.items()}, salt="prefill"),
     )
+
+
+def _harmful(harms: Sequence[Case], language: str, mix: Mix) -> int:
+    n = sum(c.language == language for c in harms)
+    return round(mix.harmful * (n if mix.behaviours is None else min(n, mix.behaviours)))
 
 
 def _some(cases: Sequence[Case], limits: Mapping[str, int | None], salt: str = "") -> list[Case]:
