@@ -30,18 +30,18 @@ def sample(text: str, *, target: Any = None, tokens: int = 4, ended: bool = True
 
 
 def pairs(n: int, seed: int = 0) -> list[Item]:
-    """The better answer is of low token ids."""
+    """The better answer is of ten low token ids, the worse one of ten high ones."""
     rng = random.Random(seed)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
         return tuple(rng.randrange(low, high) for _ in range(rng.randint(2, 6)))
 
-    return [Item(prompt=(1, *tokens(3, 300)), answers=(tokens(3, 150), tokens(160, 310))) for _ in range(n)]
+    return [Item(prompt=(1, *tokens(3, 300)), answers=(tokens(3, 13), tokens(200, 210))) for _ in range(n)]
 
 
 def config(loss: str = "reward", **changes: Any) -> RewardConfig:
     train = TrainConfig(
-        loss=loss, adapter=Lora(r=4), lr=1e-2, batch_items=8, epochs=4, row_tokens=120, checkpoint_steps=1
+        loss=loss, adapter=Lora(r=4), lr=1e-2, batch_items=8, epochs=2, row_tokens=120, checkpoint_steps=1
     )
     return RewardConfig(train=train, **changes)
 
@@ -50,11 +50,11 @@ def config(loss: str = "reward", **changes: Any) -> RewardConfig:
 def test_a_reward_model_learns_and_is_measured_on_pairs_that_it_has_not_seen(
     model: Any, tmp_path: Path, loss: str, heads: int
 ) -> None:
-    items = pairs(40)
-    unsafe = [(True, False)] * 40 if loss == "cost" else None
+    items = pairs(120)
+    unsafe = [(True, False)] * 120 if loss == "cost" else None
     given = Pairs(items=items, unsafe=unsafe)
-    made = train_reward(model, given, config(loss, heads=heads), tmp_path, held_out=pairs(40, seed=1))
-    assert made.accuracy is not None and made.accuracy.n_scored == 40
+    made = train_reward(model, given, config(loss, heads=heads), tmp_path, held_out=pairs(60, seed=1))
+    assert made.accuracy is not None and made.accuracy.n_scored == 60
     assert made.accuracy.estimate is not None and made.accuracy.estimate > 0.8
     assert made.accuracy.low is not None and 0.6 < made.accuracy.low < made.accuracy.estimate
     reward = load_reward(model, tmp_path)
