@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from conftest import FakeWhiteBox  # type: ignore[import-not-found]
+from _probes import FakeWhiteBox
 from fivefold.errors import CapabilityError, ModelError, ModelFileError
 from fivefold.guard.guards.probe import guard
 from fivefold.guard.stack import GuardStack

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from _probes import probe_bytes
 from fivefold.errors import DataError, ModelFileError, UsageError
 from fivefold.guard.augment import FRAMED, framed, frames, training_extras
 from fivefold.guard.features import WINDOW, concepts_in, features, folded, lexicon, windows
@@ -58,8 +59,6 @@ def test_a_file_that_is_not_right_is_refused(model: TextModel, tmp_path: Path, k
     if kind == "tampered":
         data, digest = data[:-1] + bytes([data[-1] ^ 1]), model.digest
     if kind == "probe":
-        from conftest import probe_bytes  # type: ignore[import-not-found]
-
         data = probe_bytes()
     if kind == "order":
         data = replace(model, keys=model.keys[::-1].copy()).to_bytes()

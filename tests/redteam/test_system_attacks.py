@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from _attacks import made
 from fivefold.evaluate.suites import suite
 from fivefold.redteam.agent import memory_of, offered, run_agent, tool
 from fivefold.redteam.campaign import Assault, run_campaign
@@ -17,7 +18,7 @@ from fivefold.runtime.load import load
 from fivefold.score import scorer
 from fivefold.types import Message, Scored, Unscored
 
-CHECKED = [n for n in registry("attack").names() if proof_of(registry("attack").module(n).attack()) == "check"]
+CHECKED = [n for n in registry("attack").names() if proof_of(made(n)) == "check"]
 INJECT = [n for n in registry("attack").names() if n.startswith("inject_") and n not in CHECKED]
 BUDGET = AttackBudget(queries=8)
 

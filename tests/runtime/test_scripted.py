@@ -83,7 +83,7 @@ def test_rules_read_turns_places_and_groups_out_of_the_conversation(tmp_path: Pa
     path.write_text(
         """
 - {first: "^Tidy", turn: 0, answer: look}
-- {match: "saved to (\\S+)", in: talk, turn: [1, 2], unless: locked, answer: 'open "{1}"'}
+- {match: 'saved to (\\S+)', in: talk, turn: [1, 2], unless: locked, answer: 'open "{1}"'}
 - {system: administrator, turn: 1, answer: as the administrator}
 - {answer: nothing to do}
 """,

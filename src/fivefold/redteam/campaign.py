@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fivefold.errors import BudgetError, UsageError
+from fivefold.errors import BudgetError, CapabilityError, UsageError
 from fivefold.redteam.attacks._text import succeeded
 from fivefold.redteam.batching import Meeting
 from fivefold.redteam.budget import PaidModel, Purse, SpendCap
@@ -187,7 +187,7 @@ def _one(case: Case, attack: Attack, target: Model, judge: Judge, budget: Attack
         attempts.extend(attack.run(case, target, judge, budget, rng))
     except BudgetError as error:
         cut_off = error.what
-    except UsageError:
+    except (UsageError, CapabilityError):
         raise
     except Exception as error:
         failed = f"{type(error).__name__}: {error}"

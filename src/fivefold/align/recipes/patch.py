@@ -69,7 +69,7 @@ class Mix:
 
 
 def _mix() -> dict[str, Mix]:
-    return {"en": Mix(harmful=0.85, framed=20, everyday=40, own_tokens=16)}
+    return {"en": Mix(framed=20, everyday=24, own_tokens=16)}
 
 
 def _sft() -> TrainConfig:

@@ -54,7 +54,10 @@ class Event(_Strict):
     @field_validator("tool", "has", "lacks", "said", "unsaid")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
-        re.compile(value or "")
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a pattern: {error}") from error
         return value
 
     def seen(self, trace: Trace) -> bool:

@@ -21,6 +21,8 @@ from fivefold.runtime.protocol import Capability, Model
 from fivefold.types import Case, Message, Taxonomy
 
 FILE = "injection.yaml"
+SURFACES = {"direct": "user prompt", "email": "e-mail"}
+"""Carrier → its surface in the taxonomy, where that has another name."""
 ATLAS = {"direct": "AML.T0051.000", "memory": "AML.T0080"}
 
 
@@ -39,7 +41,7 @@ class Injection:
         self.carrier: Mapping[str, Any] = texts(FILE)["carriers"][surface]
         where = "direct" if surface == "direct" else "indirect"
         self.taxonomy = Taxonomy(
-            surface=surface.replace("_", " "),
+            surface=SURFACES.get(surface, surface.replace("_", " ")),
             technique=f"{where} prompt injection",
             owasp=("LLM01:2025",),
             atlas=(ATLAS.get(surface, "AML.T0051.001"),),

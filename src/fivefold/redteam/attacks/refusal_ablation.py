@@ -34,7 +34,7 @@ class RefusalAblation:
     name = "refusal_ablation"
     needs = frozenset({Capability.GENERATE, Capability.ACTIVATIONS, Capability.INTERVENTIONS})
     taxonomy = Taxonomy(
-        surface="model weights", technique="refusal direction ablation", owasp=("LLM01:2025",), atlas=("AML.T0018",)
+        surface="weights", technique="refusal direction ablation", owasp=("LLM01:2025",), atlas=("AML.T0018",)
     )
 
     def __init__(self, harmful: Sequence[str] = (), harmless: Sequence[str] = (), layers: Sequence[int] = ()) -> None:

@@ -29,7 +29,7 @@ class SoftPrompt:
     name = "soft_prompt"
     needs = frozenset({Capability.GENERATE, Capability.GRADIENTS})
     taxonomy = Taxonomy(
-        surface="model weights", technique="embedding-space attack", owasp=("LLM01:2025",), atlas=("AML.T0043.000",)
+        surface="embeddings", technique="embedding-space attack", owasp=("LLM01:2025",), atlas=("AML.T0043.000",)
     )
 
     def __init__(self, length: int = 20, rate: float = 0.001) -> None:

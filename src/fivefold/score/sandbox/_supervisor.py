@@ -23,6 +23,7 @@ import time
 from typing import Any, BinaryIO
 
 GRACE_SECONDS = 0.2
+FORK_SECONDS = 5.0
 PR_SET_DUMPABLE = 4
 
 _starting = threading.Lock()
@@ -82,7 +83,19 @@ def _exec(request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
 def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
     with _starting:
         try:
-            child = subprocess.Popen(
+            child = _fork(request)
+        except OSError as error:
+            raise RuntimeError(f"no process could be started: {error.strerror}") from error
+        _mine.add(child.pid)
+        return child
+
+
+def _fork(request: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Start the command; while the processes of a bomb that was just killed are still going, there is no room yet."""
+    given_up = time.monotonic() + FORK_SECONDS
+    while True:
+        try:
+            return subprocess.Popen(
                 [*request["prefix"], *request["cmd"]],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -92,10 +105,10 @@ def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
                 start_new_session=True,
                 bufsize=0,
             )
-        except OSError as error:
-            raise RuntimeError(f"no process could be started: {error.strerror}") from error
-        _mine.add(child.pid)
-        return child
+        except BlockingIOError:
+            if time.monotonic() >= given_up:
+                raise
+            time.sleep(0.05)
 
 
 def _pump(child: subprocess.Popen[bytes], body: bytes, seconds: float, limit: int) -> tuple[str | None, list[bytes]]:
