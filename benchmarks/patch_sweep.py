@@ -77,7 +77,7 @@ CONFIGS: dict[str, PatchConfig] = {
         Mix(everyday=40, own_tokens=16, sentences=1), rpo(batch_items=8, reference="base"), sft=sft(lr=1e-3)
     ),
     "lean": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24),
-    "lean-70": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=32, sft_share=0.7),
+    "fewer-lean": PatchConfig(mix=mix(replace(LEAN, harmful=0.85, everyday=40))),
     "lean-half": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24, sft_share=0.5),
     "lean-cpo": whole(LEAN, rpo(loss="cpo", batch_items=8, lr=2e-3), pair_tokens=24),
 }
