@@ -270,7 +270,8 @@ def _slices(plan: EvaluationPlan, metric: str) -> list[tuple[dict[str, str], lis
     A rate of labels is measured on harmful and on harmless requests alike, so its slices name the suite.
     """
     cases = [c for c in plan.cases if c.id not in plan.benign]
-    common = {"suite": plan.name} if metric in LABEL_METRICS.values() else {}
+    suite = next((c.suite for c in cases if c.suite), plan.name)
+    common = {"suite": suite} if metric in LABEL_METRICS.values() else {}
     slices: list[tuple[dict[str, str], list[Case]]] = [(common, cases)]
     for dimension in DIMENSIONS:
         groups: dict[str, list[Case]] = {}
