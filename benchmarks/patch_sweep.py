@@ -61,11 +61,25 @@ def whole(english: Mix, preference: TrainConfig, **changes: Any) -> PatchConfig:
     )
 
 
+def upper(first: int, **changes: Any) -> PatchConfig:
+    """The shipped recipe with adapters only from a higher layer on."""
+    adapter = lora(from_layer=first)
+    return PatchConfig(
+        **{
+            "mix": mix(LEAN),
+            "sft": sft(adapter=adapter),
+            "preference": rpo(adapter=adapter, batch_items=8, lr=2e-3),
+            **changes,
+        }
+    )
+
+
 FRAMED = Mix(framed=30, everyday=40, own_tokens=24)
 LEAN = Mix(framed=20, everyday=24, own_tokens=16)
 
 CONFIGS: dict[str, PatchConfig] = {
     "shipped": PatchConfig(),
+    "lean-70": PatchConfig(mix=mix(LEAN)),
     "base": PatchConfig(mix={}),
     "slow": whole(FRAMED, rpo(batch_items=8)),
     "hot": whole(FRAMED, rpo(batch_items=8, lr=2e-3)),
@@ -79,6 +93,13 @@ CONFIGS: dict[str, PatchConfig] = {
     "lean": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24),
     "fewer-lean": PatchConfig(mix=mix(replace(LEAN, harmful=0.85, everyday=40))),
     "lean-half": whole(LEAN, rpo(batch_items=8, lr=2e-3), pair_tokens=24, sft_share=0.5),
+    "contrast": PatchConfig(mix=mix(replace(LEAN, contrast=48))),
+    "contrast-36": PatchConfig(mix=mix(replace(LEAN, contrast=36))),
+    "from-16": upper(16),
+    "from-20": upper(20),
+    "from-8": upper(8),
+    "from-4": upper(4),
+    "two-epochs": PatchConfig(mix=mix(LEAN), preference=rpo(batch_items=8, lr=2e-3, epochs=2), pair_tokens=20),
     "lean-cpo": whole(LEAN, rpo(loss="cpo", batch_items=8, lr=2e-3), pair_tokens=24),
 }
 """Name → configuration. `base` is the unpatched model."""

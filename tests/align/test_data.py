@@ -15,7 +15,7 @@ from fivefold.align.data.pairs import (
     harmful_examples,
     helpful_examples,
 )
-from fivefold.align.data.sources import SafeAnswer, everyday, frame, frames, safe_answers
+from fivefold.align.data.sources import SafeAnswer, contrast, everyday, frame, frames, safe_answers
 from fivefold.errors import DataError
 from fivefold.score import answers
 from fivefold.types import Case, split_of, user_case
@@ -124,6 +124,15 @@ def test_frames_are_not_the_red_teams_nor_the_guards() -> None:
 def test_everyday_requests_are_many_and_in_three_languages() -> None:
     counts = Counter(c.language for c in everyday())
     assert counts["en"] >= 100 and counts["ko"] >= 40 and counts["ja"] >= 40
+
+
+def test_contrast_requests_cover_the_categories_and_repeat_no_suite() -> None:
+    from fivefold.evaluate.suites import suite
+
+    per_category = Counter(c.category for c in contrast())
+    assert set(per_category) == {a.category for a in safe_answers()} and set(per_category.values()) == {4}
+    measured = [c for n in ("core-benign", "core-harms") for c in suite(n).cases(split=None)]
+    assert overlaps([*contrast(), *everyday()], measured, similar=0.5) == []
 
 
 def of_split(split: str) -> str:

@@ -19,7 +19,7 @@ from fivefold.types import Case, Completion, split_of, user_case
 SAFE = [SafeAnswer(category="c", language="en", text=f"No, I cannot {w}.") for w in ("go", "jump", "judge")]
 LORA = Lora(r=4, from_layer=1)
 TINY = PatchConfig(
-    mix={"en": Mix(framed=2, prefilled=2, everyday=2, own_tokens=8)},
+    mix={"en": Mix(framed=2, prefilled=2, everyday=2, contrast=2, own_tokens=8)},
     sft=TrainConfig(loss="sft", adapter=LORA, lr=1e-2, batch_items=4),
     preference=TrainConfig(loss="rpo", reference="start", adapter=LORA, lr=1e-3, batch_items=4),
     prefill_tokens=2,
@@ -48,6 +48,7 @@ def test_both_stages_run_and_the_result_can_be_loaded(model: Any, tmp_path: Path
     assert model.with_adapter(str(result.path), name="patched").fingerprint != model.fingerprint
     examples = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
     assert sum(result.groups.values()) == len(examples)
+    assert sum(e["behaviour"].startswith("contrast/") for e in examples) == 2
     assert any(e["frame"] for e in examples) and any(e["prefill"] for e in examples)
 
 

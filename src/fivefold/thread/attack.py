@@ -24,7 +24,7 @@ from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.score.protocol import Scorer
 from fivefold.stats import correct_rate, measure_rate
-from fivefold.thread.context import Context
+from fivefold.thread.context import VERSIONS, Context
 from fivefold.thread.mend import probe_penalties
 from fivefold.thread.plan import AttackRun, Plan, RedteamPlan
 from fivefold.thread.steps import Result, Step, code_digest
@@ -204,7 +204,7 @@ def run_reattack(ctx: Context) -> Result:
     campaigns: dict[str, CampaignResult] = {}
     measured: list[Measurement] = []
     left_out: list[str] = []
-    versions = [v for v in ctx.available() if v != "guarded" or "patched+guarded" not in ctx.available()]
+    versions = ctx.available()
     for version in versions:
         known = {"gcg": {"penalties": list(penalties)}} if "guarded" in version and penalties else None
         assaults, out = assaults_of(part, white_box=white, extra=known, store=ctx.store)
@@ -342,7 +342,7 @@ def reattack_step(needs: tuple[str, ...]) -> Step:
         needs=needs,
         code=CODE,
         params=lambda plan: plan.reattack.model_dump(mode="json") if plan.reattack else None,
-        cost=lambda plan: attack_cost(plan.reattack, versions=3),
+        cost=lambda plan: attack_cost(plan.reattack, versions=len(VERSIONS)),
         run=run_reattack,
         summary=lambda r: f"{r['queries']} queries",
     )

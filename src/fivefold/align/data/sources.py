@@ -40,6 +40,17 @@ def everyday() -> tuple[Case, ...]:
     )
 
 
+def contrast() -> tuple[Case, ...]:
+    """Harmless requests that sound like a hazard category, beside the suites' own look-alikes."""
+    return tuple(
+        user_case(
+            row["id"], row["prompt"], suite="contrast", behaviour=row["id"], language=row["language"],
+            category=row["category"],
+        )
+        for row in _rows("contrast.jsonl", ("id", "language", "category", "prompt"))
+    )  # fmt: skip
+
+
 @cache
 def frames() -> Mapping[str, Mapping[str, str]]:
     """Frame name → language → text with `{request}`."""

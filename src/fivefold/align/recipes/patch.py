@@ -28,7 +28,7 @@ from fivefold.align.data.pairs import (
     harmful_examples,
     helpful_examples,
 )
-from fivefold.align.data.sources import SafeAnswer, frames, safe_answers
+from fivefold.align.data.sources import SafeAnswer, contrast, frames, safe_answers
 from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.align.data.tokens import pair_items, single_items
 from fivefold.align.train import Progress, TrainConfig, TrainResult, train
@@ -56,6 +56,8 @@ class Mix:
     """Harmful behaviours that are trained on once more with the start of a complying answer already given."""
     everyday: int = 0
     """Everyday requests."""
+    contrast: int = 0
+    """Harmless requests that sound like a hazard category, beyond the look-alikes of the suite."""
     passes: int = 1
     """How often the SFT stage sees each example."""
     pairs: bool = True
@@ -69,7 +71,7 @@ class Mix:
 
 
 def _mix() -> dict[str, Mix]:
-    return {"en": Mix(framed=20, everyday=24, own_tokens=16)}
+    return {"en": Mix(framed=16, everyday=24, contrast=36, own_tokens=16)}
 
 
 def _sft() -> TrainConfig:
@@ -217,7 +219,7 @@ def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], e
     names = tuple(frames())
     return Chosen(
         harms=kept_harms,
-        benign=kept_benign,
+        benign=[*kept_benign, *_some(contrast(), {lang: m.contrast for lang, m in mix.items()})],
         everyday=_some(everyday, {lang: m.everyday for lang, m in mix.items()}),
         framed_harms=framed(_some(kept_harms, counts), names),
         framed_benign=framed(_some(kept_benign, counts), names),
