@@ -35,7 +35,14 @@ def cases(kind: str, n: int = 5, split: str = "train") -> list[Case]:
 
 
 def run(model: Any, out: Path, config: PatchConfig = TINY, **more: Any) -> Any:
-    settings = {"harms": cases("harm"), "benign": cases("twin"), "safe": SAFE, "everyday": cases("day", 3), **more}
+    settings = {
+        "harms": cases("harm"),
+        "benign": cases("twin"),
+        "safe": SAFE,
+        "everyday": cases("day", 3),
+        "contrast": cases("contrast", 3),
+        **more,
+    }
     return patch(model, out=out, config=config, **settings)
 
 
@@ -48,7 +55,7 @@ def test_both_stages_run_and_the_result_can_be_loaded(model: Any, tmp_path: Path
     assert model.with_adapter(str(result.path), name="patched").fingerprint != model.fingerprint
     examples = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
     assert sum(result.groups.values()) == len(examples)
-    assert sum(e["behaviour"].startswith("contrast/") for e in examples) == 2
+    assert sum(e["messages"][-1]["content"].startswith("contrast") for e in examples) == 2
     assert any(e["frame"] for e in examples) and any(e["prefill"] for e in examples)
 
 

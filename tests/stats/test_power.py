@@ -23,7 +23,6 @@ from fivefold.stats import (
 )
 from fivefold.stats.power import clearing_count
 
-
 P = st.just(0.0) | st.floats(1e-12, 0.5)
 """Rates; scipy's binomial overflows below the normal numbers."""
 

@@ -28,7 +28,8 @@ from fivefold.align.data.pairs import (
     harmful_examples,
     helpful_examples,
 )
-from fivefold.align.data.sources import SafeAnswer, contrast, frames, safe_answers
+from fivefold.align.data.sources import SafeAnswer, frames, safe_answers
+from fivefold.align.data.sources import contrast as contrast_cases
 from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.align.data.tokens import pair_items, single_items
 from fivefold.align.train import Progress, TrainConfig, TrainResult, train
@@ -144,13 +145,14 @@ def patch(
     held_out: Sequence[Case] = (),
     safe: Sequence[SafeAnswer] | None = None,
     everyday: Sequence[Case] | None = None,
+    contrast: Sequence[Case] | None = None,
     on_step: OnPatch | None = None,
 ) -> PatchResult:
     """Train an adapter that makes `model` refuse `harms` and their like, and leaves its other answers alone.
 
     `harms` and `benign` are cases of the train split (DataError otherwise, and when they repeat a `held_out` case).
     `answers` are greedy completions of the unpatched model that are already known, by case id; the others are
-    generated. `safe` and `everyday` replace the authored data of the package. Killed and called again with the same
+    generated. `safe`, `everyday` and `contrast` replace the authored data of the package. Killed and called again with the same
     arguments, it goes on where it was.
     """
     require(model, Capability.GENERATE, Capability.GRADIENTS, for_="the patch recipe")
@@ -159,7 +161,13 @@ def patch(
         raise UsageError("the patch has no stage to train", expected="sft, preference or both")
     refuse_contaminated([*harms, *benign], held_out)
     began = time.monotonic()
-    chosen = choose(config, harms, benign, everyday_cases() if everyday is None else everyday)
+    chosen = choose(
+        config,
+        harms,
+        benign,
+        everyday_cases() if everyday is None else everyday,
+        contrast_cases() if contrast is None else contrast,
+    )
     own = own_answers(model, chosen, config, answers or {}, out)
     examples = examples_of(model, chosen, own, config, safe_answers() if safe is None else safe)
     write_examples(out, examples)
@@ -208,7 +216,13 @@ class Chosen:
     prefilled: Sequence[Case]
 
 
-def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], everyday: Sequence[Case]) -> Chosen:
+def choose(
+    config: PatchConfig,
+    harms: Sequence[Case],
+    benign: Sequence[Case],
+    everyday: Sequence[Case],
+    contrast: Sequence[Case] = (),
+) -> Chosen:
     """The cases that the configuration asks for; the same ones on every call."""
     mix = config.mix
     kept_harms = _some(harms, {lang: _harmful(harms, lang, m) for lang, m in mix.items()})
@@ -219,7 +233,7 @@ def choose(config: PatchConfig, harms: Sequence[Case], benign: Sequence[Case], e
     names = tuple(frames())
     return Chosen(
         harms=kept_harms,
-        benign=[*kept_benign, *_some(contrast(), {lang: m.contrast for lang, m in mix.items()})],
+        benign=[*kept_benign, *_some(contrast, {lang: m.contrast for lang, m in mix.items()})],
         everyday=_some(everyday, {lang: m.everyday for lang, m in mix.items()}),
         framed_harms=framed(_some(kept_harms, counts), names),
         framed_benign=framed(_some(kept_benign, counts), names),
