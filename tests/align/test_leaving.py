@@ -268,6 +268,7 @@ def test_what_a_run_will_take_is_said_before_it_starts(
     model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = random_items(4, 1)
+    monkeypatch.setattr(logging.getLogger("fivefold.align"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="fivefold.align"), pytest.raises(Stop):
         train(model, items, small(checkpoint_seconds=0.0), tmp_path, on_step=breaking_at(1))
     said = caplog.messages

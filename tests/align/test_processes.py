@@ -96,7 +96,7 @@ def both(folder: Path, model: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     script = out / "script.py"
     script.write_text(SCRIPT.format(paths=paths, folder=str(folder), out=str(out / "two")))
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(launch, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     for name, run in RUNS.items():

@@ -33,6 +33,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.model = model
         self.adapters: dict[str, Any] = {}
+        self.known: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.lock = threading.Lock()
         self.loads, self.stale, self.tells_tokens = True, False, True
@@ -61,15 +62,21 @@ class Server(ThreadingHTTPServer):
         return 404, {}
 
     @torch.no_grad()
+    def logps(self, name: str, prefix: tuple[int, ...]) -> torch.Tensor:
+        """Log-probabilities of the next token under an adapter."""
+        if (name, prefix) not in self.known:
+            module = packed_copy(self.model.module) if self.stale else self.adapters[name]
+            item = Item(prompt=prefix, answers=tuple((t,) for t in range(320)))
+            self.known[name, prefix] = torch.stack(score(module, [item], 10_000)[0])[:, 0]
+        return self.known[name, prefix]
+
     def choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
         """One sampled answer with raw log-probabilities, as vLLM gives them."""
-        module = packed_copy(self.model.module) if self.stale else self.adapters[body["model"]]
         generator = torch.Generator().manual_seed(body["seed"] + index)
         tokens: list[int] = []
         logps: list[float] = []
         while len(tokens) < body["max_tokens"] and (not tokens or tokens[-1] not in body["stop_token_ids"]):
-            item = Item(prompt=(*body["prompt"], *tokens), answers=tuple((t,) for t in range(320)))
-            logp = torch.stack(score(module, [item], 10_000)[0])[:, 0]
+            logp = self.logps(body["model"], (*body["prompt"], *tokens))
             p = (logp / body["temperature"]).softmax(-1)
             token = int(torch.multinomial(p, 1, generator=generator))
             tokens.append(token)

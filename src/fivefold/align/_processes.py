@@ -72,7 +72,7 @@ class Processes:
         for bucket in _buckets(list(params.values())):
             flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
             dist.all_reduce(flat)
-            for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+            for p, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 p.grad = part.view_as(p)
 
     def align(self, params: Mapping[str, Tensor]) -> None:

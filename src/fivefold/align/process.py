@@ -191,7 +191,7 @@ def outputs_of(scalar: Scalar, answers: Sequence[Steps]) -> tuple[Tensor, Tensor
     places = [of_item[0].start + end for a, of_item in zip(answers, row.answers, strict=True) for end in a.ends]
     states = answer_states(causal_lm(scalar.trained), row)
     flat = scalar.head(states[places].float())[:, 0]
-    parts = flat.split([len(a.ends) for a in answers])
+    parts = torch.split(flat, [len(a.ends) for a in answers])
     there = [torch.ones(len(p), dtype=torch.bool, device=flat.device) for p in parts]
     return pad_sequence(list(parts), True), pad_sequence(there, True)
 

@@ -157,7 +157,8 @@ def reinforce(
     settings, objective = config.train, load(config.train.loss)
     check_run(model, cases, config, objective, cost)
     options = config_of(objective, settings.loss_options)
-    key = digest([run_key(model, digest(list(cases)), settings, start), plain(config), reward_name, str(critic_start)])
+    identity = plain(replace(config, train=replace(settings, log_to=())))
+    key = digest([run_key(model, digest(list(cases)), settings, start), identity, reward_name, str(critic_start)])
     if (done := finished(out, key)) is not None:
         return done
     began = time.monotonic()

@@ -429,7 +429,7 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimat
 
 def run_key(model: WhiteBox, data_digest: str, config: TrainConfig, start: Path | None) -> str:
     """Digest of everything that fixes the run: model, data, configuration, starting adapter."""
-    settings = {k: v for k, v in asdict(config).items() if not k.startswith("checkpoint_")}
+    settings = {k: v for k, v in asdict(config).items() if not k.startswith("checkpoint_") and k != "log_to"}
     begun = None if start is None else _checkpoint.digest_folder(start)
     return digest({"model": model.fingerprint, "data": data_digest, "config": settings, "start": begun})
 
