@@ -1,11 +1,12 @@
 """Gradient descent that can be killed: the loop that every kind of training on fixed data shares.
 
-Read `descend` first. What a step's gradient is, its caller says; the learning rate, clipping, checkpoints and exact resume
-are here.
+Read `descend` first. What a step's gradient is, its caller says (`over_rows` helps it); the learning rate, clipping,
+checkpoints and exact resume are here. Beside it: `_processes` (several processes), `_leaving` (EMA, early stop), `sinks`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora
-from fivefold.errors import TrainingError
+from fivefold.align._leaving import Leaving, Measure
+from fivefold.align._processes import ALONE, Processes
+from fivefold.align.sinks import MetricSink, check_sinks, opened
+from fivefold.errors import TrainingError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +48,37 @@ class TrainConfig:
     """Keep the output of the layers below the first adapter (memory: tokens x width), so that it is computed once."""
     lr: float = 3e-4
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate after warm-up; cosine and linear end at zero."""
+    schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"
+    """Shape of the learning rate after warm-up. cosine and linear fall to `lr_end`; wsd (warm-up, stable, decay) stays up
+    and falls in the last `decay` of the steps; inverse_sqrt falls with the root of the steps since the warm-up began."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises from zero."""
+    lr_end: float = 0.0
+    """Learning rate after the last step of cosine, linear and wsd, as a share of the peak."""
+    decay: float = 0.2
+    """Share of the steps in which wsd falls."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's decay rates."""
     grad_clip: float = 1.0
     """Largest norm of a step's gradient."""
+    ema: float | None = None
+    """Decay of a running average of the trained weights (0.99, say), which is then what a run leaves; None: no average."""
+    check_steps: int | None = None
+    """Steps between measurements of the loss on held-out data, where a trainer is given any; the best weights are left."""
+    patience: int | None = None
+    """Stop early after so many measurements in a row without a lower held-out loss; None: never."""
+    least_gain: float = 0.0
+    """By how much the held-out loss has to fall to count as lower."""
     seed: int = 0
     """Fixes the adapter's start, the order of the data and dropout."""
     checkpoint_seconds: float = 30.0
     """Time between checkpoints."""
     checkpoint_steps: int | None = None
     """Steps between checkpoints, beside the time."""
+    log_to: tuple[str, ...] = ()
+    """Where each step's numbers go beside the record: lines, tensorboard, wandb, mlflow (`align.sinks`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +96,26 @@ OnStep = Callable[[Progress], None]
 
 
 Backward: TypeAlias = Callable[[int], tuple[float, dict[str, float], int]]
-"""Adds the gradient of a 0-based step; returns its loss, metrics, and the tokens that were computed."""
+"""Adds the gradient of a 0-based step; returns its loss, metrics, and the tokens that were computed, over all processes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one row adds to a step: loss and metrics times the row's share of the batch, and the tokens computed."""
+
+    loss: float
+    metrics: Mapping[str, float]
+    tokens: int
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a finished descent leaves: metrics of every step, tokens computed, seconds taken."""
+    """What a finished descent leaves: metrics of every step, tokens computed, seconds taken, and which weights."""
 
     history: list[dict[str, float]]
     tokens: int
     seconds: float
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
 
 def descend(
@@ -99,45 +128,108 @@ def descend(
     *,
     spent: float = 0.0,
     on_step: OnStep | None = None,
+    together: Processes = ALONE,
+    measure: Measure | None = None,
+    sinks: Sequence[MetricSink] = (),
 ) -> Done:
     """Take `total` steps on `params`, from the checkpoint in `out` where there is one. `spent` seconds came before.
 
-    Raises TrainingError when a loss or gradient is no longer finite, or when the checkpoint belongs to another run.
+    `backward` adds this process's gradients; `measure` is the loss on held-out data. Files, sinks and `on_step` are the
+    first process's. Raises TrainingError when a loss or gradient is no longer finite, or when the checkpoint belongs to
+    another run.
     """
     began, tokens, history = time.monotonic() - spent, 0, list[dict[str, float]]()
     optimizer = torch.optim.AdamW(params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    leaving = Leaving(params, config, measure)
     if (state := _checkpoint.load(out, key)) is not None:
         tokens, history = restore(state, params, optimizer)
+        leaving.restore(state["leaving"])
         began -= state["seconds"]
-    kept = time.monotonic()
-    for step in range(len(history), total):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, total, config)
-        loss, metrics, n = backward(step)
-        norm = float(torch.nn.utils.clip_grad_norm_(params.values(), config.grad_clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise diverged(step, loss, norm, history)
-        optimizer.step()
-        optimizer.zero_grad()
-        tokens += n
-        history.append({"loss": loss, "grad_norm": norm, **metrics})
-        seconds = time.monotonic() - began
-        if checkpoint_due(step, total, time.monotonic() - kept, config):
-            _checkpoint.save(out, snapshot(key, params, optimizer, history, tokens, seconds))
-            kept = time.monotonic()
-        if on_step:
-            on_step(progress_of(step + 1, total, loss, tokens, seconds))
-    return Done(history, tokens, time.monotonic() - began)
+    together.agree("how far the run has come", (key, len(history)))
+    together.align(params)
+    kept, names = time.monotonic(), config.log_to if together.first else ()
+    with opened(names, out, key[:16], len(history), sinks if together.first else ()) as watching:
+        for step in range(len(history), total):
+            if leaving.over:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total, config)
+            loss, metrics, n = backward(step)
+            together.add_up(params)
+            norm = float(torch.nn.utils.clip_grad_norm_(params.values(), config.grad_clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise diverged(step, loss, norm, history)
+            optimizer.step()
+            optimizer.zero_grad()
+            tokens += n
+            rate = learning_rate(step, total, config)
+            history.append({"loss": loss, "grad_norm": norm, "lr": rate, **metrics, **leaving.after(step, total)})
+            seconds = time.monotonic() - began
+            for sink in watching:
+                sink.write(step + 1, {**history[-1], "tokens": tokens, "seconds": seconds})
+            if together.first and checkpoint_due(step, total, time.monotonic() - kept, config):
+                found = snapshot(key, params, optimizer, history, tokens, seconds)
+                _checkpoint.save(out, {**found, "leaving": leaving.state()})
+                kept = time.monotonic()
+            if on_step and together.first:
+                on_step(progress_of(step + 1, total, loss, tokens, seconds))
+    return Done(history, tokens, time.monotonic() - began, leaving.settle(len(history)))
+
+
+def over_rows(
+    costs: Sequence[int], one_row: Callable[[int], Part], together: Processes, seed: str
+) -> tuple[float, dict[str, float], int]:
+    """Work off a step's rows of known costs, each process its share; what they add up to, the same in all processes.
+
+    Each row has random numbers (dropout) of its own, fixed by `seed` and its place, so it matters not which process
+    computes it.
+    """
+    found: dict[int, Part] = {}
+    for i in together.mine(costs):
+        torch.manual_seed(int(hashlib.sha256(f"{seed}/{i}".encode()).hexdigest()[:15], 16))
+        found[i] = one_row(i)
+    total, metrics, tokens = 0.0, dict[str, float](), 0
+    for part in together.gathered(found):
+        total += part.loss
+        tokens += part.tokens
+        for name, value in part.metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    return total, metrics, tokens
+
+
+def check_settings(config: TrainConfig, held_out: bool) -> None:
+    """Raise UsageError for settings that would be silently without effect, or make no sense."""
+    check_sinks(config.log_to)
+    if config.ema is not None and not 0 < config.ema < 1:
+        raise UsageError("an average's decay is a share", expected="ema between 0 and 1", got=config.ema)
+    if config.patience is not None and config.check_steps is None:
+        raise UsageError(
+            "early stop needs measurements", expected="check_steps beside patience", got="check_steps=None"
+        )
+    if (config.check_steps is not None) != held_out:
+        raise UsageError(
+            "measuring on held-out data needs the data and how often",
+            expected="held-out items and check_steps, or neither",
+            got=f"check_steps={config.check_steps}, {'some' if held_out else 'no'} held-out items",
+        )
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Learning rate of a 0-based step: linear warm-up, then the schedule down to zero after the last step."""
+    """Learning rate of a 0-based step: linear warm-up, then the schedule."""
     warm = max(1, round(config.warmup * total))
     if step < warm:
         return config.lr * (step + 1) / warm
     left = 1 - (step - warm) / max(1, total - warm)
-    shape = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}
-    return config.lr * shape[config.schedule]
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "inverse_sqrt":
+        return config.lr * math.sqrt(warm / (step + 1))
+    shape = {
+        "cosine": 0.5 * (1 - math.cos(math.pi * left)),
+        "linear": left,
+        "wsd": min(1.0, (total - step) / max(1.0, config.decay * total)),
+    }[config.schedule]
+    return config.lr * (config.lr_end + (1 - config.lr_end) * shape)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +49,22 @@ class Drawn:
         return [value if known else None for value, known in pairs]
 
 
+class Draws(Protocol):
+    """What draws a round's samples: the policy itself (`Sampler`), or a server that is given it (`_vllm.VLLMSampler`)."""
+
+    samples: int
+    seed: int
+
+    def refresh(self, number: int) -> None:
+        """The policy has changed: round `number` follows."""
+
+    def draw(self, cases: Sequence[Case], number: int) -> tuple[list[Item], list[Sample]]:
+        """`samples` answers to each case, as items and as samples in their order."""
+
+    def close(self) -> None:
+        """Nothing more is drawn."""
+
+
 class Sampler:
     """Draws from a module that is being trained."""
 
@@ -59,7 +75,13 @@ class Sampler:
         self.engine = Engine(module=module, lock=threading.RLock(), slots=64)
         with torch.no_grad():
             self.engine.packed = self.engine.check_packing()
-        self.eos = _ends(model)
+        self.eos = ends_of(model)
+
+    def refresh(self, number: int) -> None:
+        """Nothing to do: the module that is trained is the one that is asked."""
+
+    def close(self) -> None:
+        """Nothing to do."""
 
     @torch.no_grad()
     def draw(self, cases: Sequence[Case], number: int) -> tuple[list[Item], list[Sample]]:
@@ -91,7 +113,7 @@ class Sampler:
         return Sample(case=case, text=text, tokens=tuple(job.tokens), ended=job.ended)
 
 
-def _ends(model: WhiteBox) -> frozenset[int]:
+def ends_of(model: WhiteBox) -> frozenset[int]:
     """Tokens that end an answer."""
     found = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
     ids = found if isinstance(found, list) else [found]
@@ -118,7 +140,7 @@ def prompt_order(n: int, first: int, count: int, seed: int) -> list[int]:
 
 
 def collect(
-    sampler: Sampler,
+    sampler: Draws,
     cases: Sequence[Case],
     reward: Reward,
     cost: Reward | None,

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fivefold.align._adapter import causal_lm, packed_copy, save_trained, trainable, trainable_copy
-from fivefold.align._loop import OnStep, TrainConfig, descend, seeded
+from fivefold.align._loop import OnStep, TrainConfig, check_settings, descend, seeded
 from fivefold.align._pack import Item, pack, rows_of
 from fivefold.align._policy import CHUNK, answer_states, check_packing
+from fivefold.align._processes import one_process
 from fivefold.align.losses import distillation
 from fivefold.align.losses._base import config_of, load
 from fivefold.align.train import TrainResult, batches_of, check_items, finish, finished, run_key
@@ -51,6 +52,8 @@ def distil(
             f"{student.name} and {teacher.name} do not have the same tokens",
             next_step="train on the teacher's answers as text instead (SFT)",
         )
+    one_process("distillation")
+    check_settings(config, held_out=False)
     check_items(items, load("sft"))
     options = config_of(distillation, config.loss_options)
     data = digest([teacher.fingerprint, list(items)])
@@ -70,7 +73,7 @@ def distil(
         spent, params = time.monotonic() - began, trainable(trained)
         ended = descend(len(batches), params, backward, config, out, key, spent=spent, on_step=on_step)
         path = save_trained(trained, out)
-    return finish(out, path, key, data, student, config, items, ended.history, ended.tokens, ended.seconds)
+    return finish(out, path, key, data, student, config, items, ended)
 
 
 def _backward(

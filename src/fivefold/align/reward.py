@@ -19,8 +19,9 @@ from torch import Tensor
 
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora
-from fivefold.align._loop import OnStep, TrainConfig, descend, seeded
+from fivefold.align._loop import OnStep, Part, TrainConfig, check_settings, descend, over_rows, seeded
 from fivefold.align._pack import Item, rows_of
+from fivefold.align._processes import ALONE, Processes, processes
 from fivefold.align._scalar import Scalar, pack_ends
 from fivefold.align.data.tokens import encode_reply
 from fivefold.align.losses._base import Scores, config_of, load
@@ -101,12 +102,14 @@ def train_reward(
     require(model, Capability.GRADIENTS, for_="training a reward model")
     settings, module = config.train, load(config.train.loss)
     check_scores(settings, module)
+    check_settings(settings, held_out=False)
     check_items(pairs.items, load("dpo"))
     options = config_of(module, settings.loss_options)
     key = run_key(model, digest([pairs, config.heads]), settings, start)
+    together = processes(next(model.module.parameters()).device)
+    if _checkpoint.read_json(out / RECORD) is None:
+        _train(model, pairs, config, out, key, start, on_step, module, options, together)
     record = _checkpoint.read_json(out / RECORD)
-    if record is None:
-        record = _train(model, pairs, config, out, key, start, on_step, module, options)
     _checkpoint.check_key(out, record["key"], key)
     made = load_reward(model, out)
     measured = made.accuracy(held_out, settings.loss) if held_out else None
@@ -129,7 +132,8 @@ def _train(
     on_step: OnStep | None,
     module: ModuleType,
     options: Any,
-) -> dict[str, Any]:
+    together: Processes,
+) -> None:
     settings, items, began = config.train, pairs.items, time.monotonic()
     batches = batches_of(items, settings)
     with seeded(settings.seed):
@@ -138,47 +142,68 @@ def _train(
         scalar.trained.train()
 
         def backward(step: int) -> tuple[float, dict[str, float], int]:
-            return _backward(scalar, pairs, batches[step], settings, module, options)
+            return _backward(scalar, pairs, batches[step], settings, module, options, together, step)
 
-        spent = time.monotonic() - began
-        done = descend(len(batches), scalar.parameters(), backward, settings, out, key, spent=spent, on_step=on_step)
+        done = descend(
+            len(batches),
+            scalar.parameters(),
+            backward,
+            settings,
+            out,
+            key,
+            spent=time.monotonic() - began,
+            on_step=on_step,
+            together=together,
+        )
         scalar.trained.eval()
-        path = scalar.save(out)
-        raw = _reduce(scalar.score(items, settings.row_tokens), settings.loss, config.pessimism)
-    record = {
-        "key": key,
-        "model": model.fingerprint,
-        "config": plain(config),
-        "pairs": len(items),
-        "path": path.name,
-        "mean": raw.mean().item(),
-        "scale": max(raw.std().item(), 1e-6),
-        "history": done.history,
-        "tokens": done.tokens,
-        "seconds": round(done.seconds, 2),
-    }
-    _checkpoint.write_json(out / RECORD, record)
-    _checkpoint.drop(out)
-    return record
+
+        def write() -> None:
+            path = scalar.save(out)
+            raw = _reduce(scalar.score(items, settings.row_tokens), settings.loss, config.pessimism)
+            record = {
+                "key": key,
+                "model": model.fingerprint,
+                "config": plain(config),
+                "pairs": len(items),
+                "path": path.name,
+                "mean": raw.mean().item(),
+                "scale": max(raw.std().item(), 1e-6),
+                "weights": plain(done.weights),
+                "history": done.history,
+                "tokens": done.tokens,
+                "seconds": round(done.seconds, 2),
+            }
+            _checkpoint.write_json(out / RECORD, record)
+            _checkpoint.drop(out)
+
+        together.told(write)
 
 
 def _backward(
-    scalar: Scalar, pairs: Pairs, batch: Sequence[int], settings: TrainConfig, module: ModuleType, options: Any
+    scalar: Scalar,
+    pairs: Pairs,
+    batch: Sequence[int],
+    settings: TrainConfig,
+    module: ModuleType,
+    options: Any,
+    together: Processes = ALONE,
+    step: int = 0,
 ) -> tuple[float, dict[str, float], int]:
     """One batch's gradient, row by row."""
-    total, metrics, tokens = 0.0, dict[str, float](), 0
-    for places in rows_of([pairs.items[i] for i in batch], settings.row_tokens):
-        indices = [batch[p] for p in places]
+    chosen = [pairs.items[i] for i in batch]
+    rows = list(rows_of(chosen, settings.row_tokens))
+
+    def one_row(r: int) -> Part:
+        indices = [batch[p] for p in rows[r]]
         row = pack_ends([pairs.items[i] for i in indices])
         values = scalar.at_ends(row).reshape(len(indices), 2, -1)
         output = module.loss(*pairs.scores(values, indices), options)
         share = len(indices) / len(batch)
         (output.loss * share).backward()
-        total += output.loss.item() * share
-        for name, value in output.metrics.items():
-            metrics[name] = metrics.get(name, 0.0) + value * share
-        tokens += len(row.tokens)
-    return total, metrics, tokens
+        return Part(output.loss.item() * share, {k: v * share for k, v in output.metrics.items()}, len(row.tokens))
+
+    costs = [sum(chosen[p].n_tokens for p in row) for row in rows]
+    return over_rows(costs, one_row, together, f"{settings.seed}/{step}")
 
 
 def check_scores(settings: TrainConfig, module: ModuleType) -> None:

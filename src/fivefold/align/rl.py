@@ -29,22 +29,27 @@ from fivefold.align._adapter import Lora, causal_lm, packed_copy, save_trained, 
 from fivefold.align._loop import TrainConfig, checkpoint_due, diverged, learning_rate, restore, seeded, snapshot
 from fivefold.align._pack import Item, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
-from fivefold.align._rollouts import Drawn, Sampler, collect, mask_of, padded
+from fivefold.align._processes import one_process
+from fivefold.align._rollouts import Drawn, Draws, Sampler, collect, mask_of, padded
 from fivefold.align._scalar import Scalar
+from fivefold.align._vllm import VLLMSampler
 from fivefold.align.kl import KLControl, next_weight
 from fivefold.align.losses import ppo_value
 from fivefold.align.losses._base import config_of, load
 from fivefold.align.losses._rollout import Rollout, Sampled
 from fivefold.align.monitor import Alarm, MonitorConfig, alarms, health_of, spread
 from fivefold.align.rewards import Reward, checked
+from fivefold.align.sinks import check_sinks, opened
 from fivefold.align.train import run_key, score
-from fivefold.errors import DataError, UsageError
+from fivefold.errors import DataError, TrainingError, UsageError
 from fivefold.registry import registry
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import Case, digest, plain
 
 RECORD = "reinforcement.json"
 KEPT = "kept"
+MOST_GAP = 0.3
+"""Nats a token by which a server's log-probabilities may be off on average: more is another model, not its precision."""
 
 
 def _training() -> TrainConfig:
@@ -68,6 +73,8 @@ class RLConfig:
     """Longest answer."""
     temperature: float = 1.0
     """At which answers are sampled, and probabilities are compared."""
+    vllm: str | None = None
+    """Address of a vLLM server that draws the samples (`http://localhost:8000`); None: the trainer draws them itself."""
     resample: int = 3
     """For objectives with dynamic sampling: further draws for prompts whose answers all got the same reward."""
     kl: KLControl = field(default_factory=KLControl)
@@ -150,12 +157,13 @@ def reinforce(
     settings, objective = config.train, load(config.train.loss)
     check_run(model, cases, config, objective, cost)
     options = config_of(objective, settings.loss_options)
-    key = digest([run_key(model, digest(list(cases)), settings, start), plain(config), reward_name, str(critic_start)])
+    identity = plain(replace(config, train=replace(settings, log_to=())))
+    key = digest([run_key(model, digest(list(cases)), settings, start), identity, reward_name, str(critic_start)])
     if (done := finished(out, key)) is not None:
         return done
     began = time.monotonic()
     with seeded(settings.seed):
-        learner = _Learner(model, config, objective, options, start, critic_start)
+        learner = _Learner(model, config, objective, options, start, critic_start, out)
         state = _State(kl=config.kl.weight, multiplier=getattr(options, "start", 0.0))
         if (found := _checkpoint.load(out, key)) is not None:
             state = _resumed(found, learner)
@@ -163,31 +171,36 @@ def reinforce(
         elif config.monitor.action == "rollback":
             _keep(out, -1, learner.policy)
         kept = time.monotonic()
-        while len(state.history) < config.rounds and not _halted(state, config):
-            number = len(state.history)
-            drawn = collect(
-                learner.sampler,
-                cases,
-                reward,
-                cost,
-                first=state.drawn,
-                count=config.prompts,
-                number=number,
-                tries=config.resample if getattr(objective, "FILTER", False) else 0,
-            )
-            health = {"round": float(number), **learner.learn(drawn, state, number)}
-            health |= _gold(drawn, gold, number, config)
-            health["seconds"] = time.monotonic() - began
-            _write_samples(out, number, drawn)
-            state.history.append(health)
-            state.alarms += alarms(state.history, config.monitor)
-            if config.monitor.action == "rollback" and (number + 1) % config.keep_every == 0:
-                _keep(out, number, learner.policy)
-            if checkpoint_due(number, config.rounds, time.monotonic() - kept, settings):
-                _save(out, key, learner, state, time.monotonic() - began)
-                kept = time.monotonic()
-            if on_round:
-                on_round(number + 1, config.rounds, health)
+        with opened(settings.log_to, out, key[:16], len(state.history)) as watching:
+            while len(state.history) < config.rounds and not _halted(state, config):
+                number = len(state.history)
+                learner.sampler.refresh(number)
+                drawn = collect(
+                    learner.sampler,
+                    cases,
+                    reward,
+                    cost,
+                    first=state.drawn,
+                    count=config.prompts,
+                    number=number,
+                    tries=config.resample if getattr(objective, "FILTER", False) else 0,
+                )
+                health = {"round": float(number), **learner.learn(drawn, state, number)}
+                health |= _gold(drawn, gold, number, config)
+                health["seconds"] = time.monotonic() - began
+                _write_samples(out, number, drawn)
+                state.history.append(health)
+                for sink in watching:
+                    sink.write(number + 1, health)
+                state.alarms += alarms(state.history, config.monitor)
+                if config.monitor.action == "rollback" and (number + 1) % config.keep_every == 0:
+                    _keep(out, number, learner.policy)
+                if checkpoint_due(number, config.rounds, time.monotonic() - kept, settings):
+                    _save(out, key, learner, state, time.monotonic() - began)
+                    kept = time.monotonic()
+                if on_round:
+                    on_round(number + 1, config.rounds, health)
+        learner.sampler.close()
         ended, weights_of = _settle(out, learner, state, config)
         path = save_trained(learner.trained, out)
     return _finish(
@@ -206,6 +219,7 @@ class _Learner:
         options: Any,
         start: Path | None,
         critic_start: Path | None,
+        out: Path,
     ) -> None:
         self.config, self.objective, self.options = config, objective, options
         settings = config.train
@@ -216,14 +230,7 @@ class _Learner:
         self.critic = None
         if getattr(objective, "CRITIC", False):
             self.critic = Scalar.fresh(model.module, config.critic, 1, critic_start)
-        self.sampler = Sampler(
-            model,
-            self.module,
-            samples=config.samples,
-            limit=config.max_new_tokens,
-            temperature=config.temperature,
-            seed=settings.seed,
-        )
+        self.sampler = self._sampler(model, out)
         probe = [Item(prompt=tuple(model.encode("a b c d")), answers=((1, 2), (1, 3)))]
         check_packing(packed_copy(model.module), probe, model.module)
         groups: list[dict[str, Any]] = [{"params": list(self.policy.values()), "base": settings.lr}]
@@ -232,6 +239,18 @@ class _Learner:
         self.optimizer = torch.optim.AdamW(
             groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
         )
+
+    def _sampler(self, model: WhiteBox, out: Path) -> Draws:
+        config = self.config
+        how: dict[str, Any] = {
+            "samples": config.samples,
+            "limit": config.max_new_tokens,
+            "temperature": config.temperature,
+            "seed": config.train.seed,
+        }
+        if config.vllm is not None:
+            return VLLMSampler(model, self.trained, config.vllm, out / "served", **how)
+        return Sampler(model, self.module, **how)
 
     def params(self) -> dict[str, torch.nn.Parameter]:
         """Everything that is trained, by name."""
@@ -364,7 +383,7 @@ class _Learner:
         """Divergence and entropy of the policy that sampled; moves the penalty's weight and the multiplier on."""
         kl = known.token_kl().sum(-1).mean().item()
         entropy = -(known.old * known.mask).sum().item() / int(known.mask.sum())
-        found = {"kl": kl, "entropy": entropy, "kl_weight": state.kl}
+        found = {"kl": kl, "entropy": entropy, "kl_weight": state.kl, **self._gap(drawn, known)}
         state.drawn += drawn.asked
         state.kl = next_weight(state.kl, kl, len(drawn.samples), self.config.kl)
         if drawn.costs is not None and drawn.scored.any():
@@ -373,6 +392,23 @@ class _Learner:
             if hasattr(self.objective, "next_multiplier"):
                 state.multiplier = self.objective.next_multiplier(state.multiplier, cost, self.options)
         return found
+
+    def _gap(self, drawn: Drawn, known: Sampled) -> dict[str, float]:
+        """By how much a server's log-probabilities differ from ours, nats a token. Only temperature 1 can be compared:
+        vLLM gives log-probabilities before the temperature."""
+        given = [s.logps for s in drawn.samples]
+        if self.config.temperature != 1.0 or any(g is None for g in given):
+            return {}
+        theirs = padded([torch.tensor(g) for g in given])
+        gap = ((theirs - known.old) * known.mask).abs().sum().item() / int(known.mask.sum())
+        if gap > MOST_GAP:
+            raise TrainingError(
+                "the server that draws the samples does not serve this policy",
+                expected=f"log-probabilities within {MOST_GAP} nats a token of the trainer's",
+                got=f"{gap:.2f} nats",
+                next_step="serve the very model that is trained, and let the server see the adapters' folder",
+            )
+        return {"sampler_gap": gap}
 
 
 @torch.no_grad()
@@ -395,7 +431,15 @@ def check_run(
 ) -> None:
     """Raise an error that says what is missing before anything is computed."""
     require(model, Capability.GRADIENTS, for_="learning from rewards")
-    name = config.train.loss
+    one_process("learning from rewards")
+    check_sinks(config.train.log_to)
+    name, settings = config.train.loss, config.train
+    if settings.ema is not None or settings.check_steps is not None or settings.patience is not None:
+        raise UsageError(
+            "learning from rewards has no averaged weights and no held-out loss",
+            expected="ema, check_steps and patience left out",
+            next_step="monitor.action=stop or rollback ends a run early",
+        )
     if objective.KIND != "rollout":
         fitting = [n for n in registry("loss").names() if load(n).KIND == "rollout"]
         raise UsageError(f"the {name} loss does not learn from samples", expected=", ".join(fitting))

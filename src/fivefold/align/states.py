@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from fivefold.align._adapter import Lora, adapter_off, causal_lm, save_trained, trainable, trainable_copy
-from fivefold.align._loop import OnStep, TrainConfig, descend, seeded
+from fivefold.align._loop import OnStep, TrainConfig, check_settings, descend, seeded
 from fivefold.align._pack import Item, Row, pack
 from fivefold.align._policy import answer_states, check_packing
+from fivefold.align._processes import one_process
 from fivefold.align.losses._base import Activations, config_of, load
 from fivefold.align.train import TrainResult, batches_of, check_items, finish, finished, run_key
 from fivefold.errors import UsageError
@@ -59,6 +60,8 @@ def train_states(
     """
     require(model, Capability.GRADIENTS, for_="training on activations")
     settings, module = config.train, load(config.train.loss)
+    one_process("training on activations")
+    check_settings(settings, held_out=False)
     _check(model, config, module.KIND)
     for items in (moved, kept):
         check_items(items, load("sft"))
@@ -86,7 +89,7 @@ def train_states(
         params = trainable(trained)
         done_ = descend(len(batches), params, backward, settings, out, key, spent=spent, on_step=on_step)
         path = save_trained(trained, out)
-    return finish(out, path, key, data, model, settings, [*moved, *kept], done_.history, done_.tokens, done_.seconds)
+    return finish(out, path, key, data, model, settings, [*moved, *kept], done_)
 
 
 def _check(model: WhiteBox, config: StatesConfig, kind: str) -> None:

@@ -1,12 +1,14 @@
-"""One training loop for every loss: packed rows, shared prompts, exact resume.
+"""One training loop for every loss: packed rows, shared prompts, exact resume, one process or many.
 
 Read `train` first, then `_loop.descend`, the loop itself. What makes it fast is in two other files: `_pack` (a prompt is computed
 once for all its answers, a system prompt once for a whole row, and nothing is padded) and `_policy` (vocabulary logits
-only where an answer is read). What makes it safe to kill is in `_checkpoint`.
+only where an answer is read). What makes it safe to kill is in `_checkpoint`, what spreads it over processes in
+`_processes`, what it leaves (last, averaged or best weights) in `_leaving`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -30,11 +32,24 @@ from fivefold.align._adapter import (
     trainable,
     trainable_copy,
 )
-from fivefold.align._loop import OnStep, Progress, TrainConfig, descend, learning_rate, seeded
+from fivefold.align._loop import (
+    Done,
+    OnStep,
+    Part,
+    Progress,
+    TrainConfig,
+    check_settings,
+    descend,
+    learning_rate,
+    over_rows,
+    seeded,
+)
 from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, pack, rows_of
 from fivefold.align._policy import answer_logps, answer_states, check_packing, divergence, read_head
+from fivefold.align._processes import ALONE, Processes, processes
 from fivefold.align.losses._base import FIXED_DATA, Answers, LossOutput, config_of, load
+from fivefold.align.sinks import MetricSink
 from fivefold.errors import DataError, UsageError
 from fivefold.registry import registry
 from fivefold.runtime._structure import decoder_layers
@@ -55,12 +70,13 @@ __all__ = [
 ]
 
 RECORD = "training.json"
+LOG = logging.getLogger("fivefold.align")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a run will take, before it starts. Bytes are rough (within a factor of two), tokens and steps exact but for
-    what rows share."""
+    what rows share. Bytes are of each process; steps and tokens of all together."""
 
     steps: int
     tokens: int
@@ -72,6 +88,14 @@ class Estimate:
     def bytes(self) -> int:
         """Peak memory: weights, adapter with gradient and optimiser, one row's activations."""
         return self.weights + self.state + self.activations
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{k} {_size(getattr(self, k))}" for k in ("weights", "state", "activations"))
+        return f"{self.steps} steps over {self.tokens:,} tokens, about {_size(self.bytes)} of memory ({parts})"
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,26 +119,41 @@ def train(
     out: Path,
     *,
     start: Path | None = None,
+    held_out: Sequence[Item] = (),
+    sinks: Sequence[MetricSink] = (),
     on_step: OnStep | None = None,
 ) -> TrainResult:
     """Train `model` on `items` and leave an adapter (or weights) with its record in `out`.
 
-    `start` is an adapter folder to go on from. A killed run, called again with the same arguments, continues from its
-    last checkpoint and gives the losses that an uninterrupted run gives; a finished one returns its result at once.
-    The model itself is left as it was.
+    `start` is an adapter folder to go on from. With `held_out` items the loss on them is measured every
+    `config.check_steps` steps, and the weights with the lowest are left. `sinks` get each step's numbers, like those of
+    `config.log_to`. A killed run, called again with the same arguments, continues from its last checkpoint and gives the
+    losses that an uninterrupted run gives; a finished one returns its result at once. The model itself is left as it was.
+
+    Started by `accelerate launch` or `torchrun`, every process calls this with the same arguments and an `out` that all
+    see; they share each step's rows, and losses and weights are those of one process but for the order of sums.
+
     Raises TrainingError when the loss is no longer finite, when `out` belongs to another run, or when the model
-    cannot be trained in packed rows; DataError when the items do not fit the loss.
+    cannot be trained in packed rows; DataError when the items do not fit the loss; UsageError for settings that do not
+    fit each other.
     """
     require(model, Capability.GRADIENTS, for_=f"training with the {config.loss} loss")
     loss_module = load(config.loss)
     loss_config = config_of(loss_module, config.loss_options)
     check_loss(loss_module, config)
+    check_settings(config, bool(held_out))
     check_items(items, loss_module)
-    data_digest = digest(items)
+    data_digest, everything = digest(items), [*items, *held_out]
     key = run_key(model, data_digest, config, start)
+    if held_out:
+        check_items(held_out, loss_module)
+        key = digest([key, held_out])
     if (before := finished(out, key)) is not None:
         return before
 
+    together = processes(next(model.module.parameters()).device)
+    expected = estimate(model.module, everything, config)
+    announce(config.loss, expected, model.module, together)
     batches = batches_of(items, config)
     began = time.monotonic()
     with seeded(config.seed):
@@ -124,19 +163,38 @@ def train(
         with adapter_off(trained):
             check_packing(module, items[:2], model.module, lower)
         if lower is not None:
-            lower.keep(items)  # all at once, so that a resumed run keeps the very same values
-        reference = reference_logps(trained, items, config, out, key, lower) if loss_module.REFERENCE else None
+            lower.keep(everything)  # all at once, so that a resumed run keeps the very same values
+        reference = None
+        if loss_module.REFERENCE:
+            reference = reference_logps(trained, everything, config, out, key, lower, together)
         trained.train()
 
-        def one_step(step: int) -> tuple[float, dict[str, float], int]:
+        def gradient(step: int) -> tuple[float, dict[str, float], int]:
             chosen = [items[i] for i in batches[step]]
             known = None if reference is None else [reference[i] for i in batches[step]]
-            return backward(trained, chosen, known, config, loss_module, loss_config, lower)
+            return backward(
+                trained, chosen, known, config, loss_module, loss_config, lower, together=together, step=step
+            )
 
-        spent = time.monotonic() - began
-        done = descend(len(batches), params, one_step, config, out, key, spent=spent, on_step=on_step)
-        path = save_trained(trained, out)
-    return finish(out, path, key, data_digest, model, config, items, done.history, done.tokens, done.seconds)
+        def measure() -> float:
+            known = None if reference is None else reference[len(items) :]
+            return held_out_loss(trained, held_out, known, config, loss_module, loss_config, lower, together)
+
+        done = descend(
+            len(batches),
+            params,
+            gradient,
+            config,
+            out,
+            key,
+            spent=time.monotonic() - began,
+            on_step=on_step,
+            together=together,
+            measure=measure if held_out else None,
+            sinks=sinks,
+        )
+        path = together.told(lambda: save_trained(trained, out))
+    return finish(out, path, key, data_digest, model, config, items, done, expected, together)
 
 
 def backward(
@@ -147,28 +205,65 @@ def backward(
     loss_module: ModuleType,
     loss_config: Any,
     lower: Lower | None,
+    *,
+    together: Processes = ALONE,
+    step: int = 0,
 ) -> tuple[float, dict[str, float], int]:
-    """Add one batch's gradient, row by row; returns its loss, metrics and the tokens that were computed."""
-    module = causal_lm(trained)
+    """Add one batch's gradient, row by row; returns its loss, metrics and the tokens that were computed.
+
+    A row's loss counts by its share of the batch: of its answer tokens or its items, as the loss's REDUCTION says. A
+    loss over the whole batch has one row, which one process computes.
+    """
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
-    total, metrics, computed = 0.0, dict[str, float](), 0
+    rows = list(rows_of(batch, limit))
     weights = [sum(len(a) for a in i.answers) if loss_module.REDUCTION == "token" else 1 for i in batch]
-    for indices in rows_of(batch, limit):
-        of_row = [batch[i] for i in indices]
-        row = pack(of_row)
-        known = None if reference is None else [reference[i] for i in indices]
-        stream = lower(of_row, row) if lower else None
-        states = answer_states(module, row, stream)
-        logps = read_head(module, states, row.want.to(states.device))
-        kl = token_kl(trained, states, row, stream) if needs_kl(loss_module) else None
-        output = loss_of(logps, row, of_row, known, loss_module, loss_config, kl)
-        share = sum(weights[i] for i in indices) / sum(weights)
-        (output.loss * share).backward()  # type: ignore[no-untyped-call]
-        total += output.loss.item() * share
-        for name, value in output.metrics.items():
-            metrics[name] = metrics.get(name, 0.0) + value * share
-        computed += len(row.tokens)
-    return total, metrics, computed
+
+    def one_row(r: int) -> Part:
+        of_row = [batch[i] for i in rows[r]]
+        known = None if reference is None else [reference[i] for i in rows[r]]
+        output, tokens = row_loss(trained, of_row, known, loss_module, loss_config, lower)
+        share = sum(weights[i] for i in rows[r]) / sum(weights)
+        if torch.is_grad_enabled():
+            (output.loss * share).backward()  # type: ignore[no-untyped-call]
+        return Part(output.loss.item() * share, {k: v * share for k, v in output.metrics.items()}, tokens)
+
+    costs = [sum(batch[i].n_tokens for i in row) for row in rows]
+    return over_rows(costs, one_row, together, f"{config.seed}/{step}")
+
+
+def row_loss(
+    trained: Any,
+    items: Sequence[Item],
+    reference: Sequence[Sequence[Tensor]] | None,
+    loss_module: ModuleType,
+    loss_config: Any,
+    lower: Lower | None,
+) -> tuple[LossOutput, int]:
+    """The loss of `items` packed into one row, and the row's tokens."""
+    module, row = causal_lm(trained), pack(items)
+    stream = lower(items, row) if lower else None
+    states = answer_states(module, row, stream)
+    logps = read_head(module, states, row.want.to(states.device))
+    kl = token_kl(trained, states, row, stream) if needs_kl(loss_module) else None
+    return loss_of(logps, row, items, reference, loss_module, loss_config, kl), len(row.tokens)
+
+
+@torch.no_grad()
+def held_out_loss(
+    trained: Any,
+    items: Sequence[Item],
+    reference: Sequence[Sequence[Tensor]] | None,
+    config: TrainConfig,
+    loss_module: ModuleType,
+    loss_config: Any,
+    lower: Lower | None,
+    together: Processes,
+) -> float:
+    """The mean loss of `items` without dropout and without a gradient."""
+    trained.eval()
+    loss, _, _ = backward(trained, items, reference, config, loss_module, loss_config, lower, together=together)
+    trained.train()
+    return loss
 
 
 def loss_of(
@@ -223,17 +318,30 @@ def score(
 
 
 def reference_logps(
-    trained: Any, items: Sequence[Item], config: TrainConfig, out: Path, key: str, lower: Lower | None
+    trained: Any,
+    items: Sequence[Item],
+    config: TrainConfig,
+    out: Path,
+    key: str,
+    lower: Lower | None,
+    together: Processes = ALONE,
 ) -> list[list[Tensor]]:
-    """Log-probabilities under the reference, computed once and kept beside the checkpoint."""
+    """Log-probabilities under the reference, computed once (each process a share) and kept beside the checkpoint."""
     path = out / "reference.pt"
     if path.exists():
         kept = torch.load(path, weights_only=True)
         if kept["key"] == key:
             return list(kept["logps"])
+    rows = list(rows_of(items, config.row_tokens))
+    found: dict[int, list[Tensor]] = {}
     with adapter_off(trained) if config.reference == "base" else nullcontext():
-        logps = score(causal_lm(trained), items, config.row_tokens, lower)
-    _checkpoint.write_atomic(path, lambda handle: torch.save({"key": key, "logps": logps}, handle))
+        for r in together.mine([sum(items[i].n_tokens for i in row) for row in rows]):
+            scored = score(causal_lm(trained), [items[i] for i in rows[r]], 10**9, lower)
+            found |= dict(zip(rows[r], scored, strict=True))
+    logps = together.gathered(found)
+    together.told(
+        lambda: _checkpoint.write_atomic(path, lambda handle: torch.save({"key": key, "logps": logps}, handle))
+    )
     return logps
 
 
@@ -321,41 +429,77 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimat
 
 def run_key(model: WhiteBox, data_digest: str, config: TrainConfig, start: Path | None) -> str:
     """Digest of everything that fixes the run: model, data, configuration, starting adapter."""
-    settings = {k: v for k, v in asdict(config).items() if not k.startswith("checkpoint_")}
+    settings = {k: v for k, v in asdict(config).items() if not k.startswith("checkpoint_") and k != "log_to"}
     begun = None if start is None else _checkpoint.digest_folder(start)
     return digest({"model": model.fingerprint, "data": data_digest, "config": settings, "start": begun})
 
 
+def announce(loss: str, expected: Estimate, module: Any, together: Processes) -> None:
+    """Log what a run will take before it starts, with a warning where that may not fit."""
+    if not together.first:
+        return
+    every = f" in each of {together.size} processes" if together.size > 1 else ""
+    LOG.info("training with the %s loss: %s%s", loss, expected, every)
+    free, needed = free_bytes(next(module.parameters()).device), expected.bytes - expected.weights
+    if free is not None and needed > free:
+        LOG.warning(
+            "beside the weights this needs about %s, and %s are free: lower row_tokens, or the adapter's rank",
+            _size(needed),
+            _size(free),
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device; None where that cannot be known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
 def finish(
     out: Path,
-    path: Path,
+    path: Path | None,
     key: str,
     data_digest: str,
     model: WhiteBox,
     config: TrainConfig,
     items: Sequence[Item],
-    history: list[dict[str, float]],
-    tokens: int,
-    seconds: float,
+    done: Done,
+    expected: Estimate | None = None,
+    together: Processes = ALONE,
 ) -> TrainResult:
-    """Write the training record, drop the checkpoint, and return the result."""
-    groups: dict[str, int] = {}
-    for item in items:
-        groups[item.group] = groups.get(item.group, 0) + 1
-    record: dict[str, Any] = {
-        "key": key,
-        "model": model.fingerprint,
-        "model_name": model.name,
-        "config": plain(config),
-        "data": {"digest": data_digest, "items": len(items), "groups": groups},
-        "path": path.name,
-        "tokens": tokens,
-        "seconds": round(seconds, 2),
-        "history": history,
-    }
-    _checkpoint.write_json(out / RECORD, record)
-    _checkpoint.drop(out)
-    return result_of(out, record)
+    """Write the training record, drop the checkpoint, and return the result. `path` is known to the first process."""
+
+    def write() -> None:
+        assert path is not None
+        groups: dict[str, int] = {}
+        for item in items:
+            groups[item.group] = groups.get(item.group, 0) + 1
+        record: dict[str, Any] = {
+            "key": key,
+            "model": model.fingerprint,
+            "model_name": model.name,
+            "config": plain(config),
+            "data": {"digest": data_digest, "items": len(items), "groups": groups},
+            "path": path.name,
+            "weights": plain(done.weights),
+            "processes": together.size,
+            "estimate": plain(expected),
+            "tokens": done.tokens,
+            "seconds": round(done.seconds, 2),
+            "history": done.history,
+        }
+        _checkpoint.write_json(out / RECORD, record)
+        _checkpoint.drop(out)
+
+    together.told(write)
+    made = finished(out, key)
+    assert made is not None
+    return made
 
 
 def finished(out: Path, key: str) -> TrainResult | None:

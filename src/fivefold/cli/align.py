@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,8 @@ def align(
     """Train MODEL with a recipe; the result is a model version with its parent recorded."""
     from fivefold.thread.opened import align_model
 
+    _say_what_it_takes()
+
     def watch(stage: str, step: int, total: int, value: float) -> None:
         error_console().print(f"{stage} {step}/{total} {value:.3f}", markup=False)
 
@@ -49,3 +53,12 @@ def align(
     for sentence in result["sentences"]:
         console().print(sentence, markup=False)
     console().print(f"adapter {result['adapter']}\nversion {result['version']}", markup=False, soft_wrap=True)
+
+
+def _say_what_it_takes() -> None:
+    """Show what the trainer logs: steps, tokens and memory of a run before it starts, and whether they fit."""
+    log = logging.getLogger("fivefold.align")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stderr))
+        log.setLevel(logging.INFO)
+        log.propagate = False

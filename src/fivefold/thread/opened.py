@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fivefold.align._processes import one_process
 from fivefold.align.recipes.patch import PatchConfig, patch
 from fivefold.errors import DataError, UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
@@ -42,6 +43,8 @@ def interpret_model(method: str, spec: str, *, limit: int | None, out: Path | No
 
 
 OnStage = Callable[[str, int, int, float], None]
+RECORDS = ("training.json", "reward.json", "reinforcement.json", "process.json")
+"""What the trainers call their records."""
 
 
 def align_model(
@@ -55,7 +58,9 @@ def align_model(
     changes: Sequence[str] = (),
     on_step: OnStage | None = None,
 ) -> dict[str, Any]:
-    """Train with a recipe; the adapter is kept as an artifact and the new version is recorded with its parent."""
+    """Train with a recipe; the adapter and every stage's metrics are kept as artifacts, and the new version is recorded
+    with its parent."""
+    one_process("a recipe")
     if recipe == "patch":
         if changes:
             raise UsageError("the patch recipe takes no settings here", next_step="write them into a plan")
@@ -73,7 +78,7 @@ def align_model(
         kept = [store.add_measurement(m) for m in recorded(result, run)]
         files = {
             name: store.put_artifact(path, name=name, media_type="application/json", run=run).digest
-            for name, path in result.files.items()
+            for name, path in {**training_records(folder), **result.files}.items()
             if path.is_file()
         }
     return {
@@ -97,15 +102,20 @@ def _align_patch(spec: str, *, data: Path | None, out: Path | None, limit: int |
     model = _open_model(spec, "training")
     with Store.open() as store:
         run = f"align-{digest(['patch', model.fingerprint, digest(harms), limit, seed])[:8]}"
+        folder = out or store.home / "runs" / run / "patch"
         result = patch(
             model,
             harms=harms,
             benign=benign,
             held_out=[*held_out("core-harms"), *held_out("core-benign")],
-            out=out or store.home / "runs" / run / "patch",
+            out=folder,
             config=_config(limit, seed),
         )
         version = _record_version(store, model, result.path, spec, "patch", run)
+        files = {
+            name: store.put_artifact(path, name=name, media_type="application/json", run=run).digest
+            for name, path in training_records(folder).items()
+        }
     examples = ", ".join(f"{n} {kind}" for kind, n in result.groups.items())
     return {
         "run": run,
@@ -118,9 +128,16 @@ def _align_patch(spec: str, *, data: Path | None, out: Path | None, limit: int |
             f"trained on {examples} in {result.seconds:.0f} s",
             f"loss {result.losses[0]:.3f} → {result.losses[-1]:.3f}",
         ],
+        "artifacts": files,
         "measurements": [],
         "findings": [],
     }
+
+
+def training_records(folder: Path) -> dict[str, Path]:
+    """Every stage's record under a recipe's folder, by name: settings, estimate, and the metrics of every step."""
+    found = (p for p in folder.rglob("*.json") if p.name in RECORDS)
+    return {str(p.relative_to(folder)).replace("/", "-"): p for p in sorted(found)}
 
 
 def _record_version(store: Store, model: WhiteBox, path: Path, spec: str, recipe: str, run: str) -> str:

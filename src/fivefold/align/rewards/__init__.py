@@ -18,12 +18,16 @@ from fivefold.types import Case, Completion
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One sampled answer. `ended` is False where the length limit cut it off; `tokens` include the end of turn."""
+    """One sampled answer. `ended` is False where the length limit cut it off; `tokens` include the end of turn.
+
+    `logps` are the tokens' log-probabilities as the one who drew them computed them, where that is not the trainer.
+    """
 
     case: Case
     text: str
     tokens: tuple[int, ...]
     ended: bool
+    logps: tuple[float, ...] | None = None
 
     def completion(self) -> Completion:
         """The same as a completion, for scorers."""

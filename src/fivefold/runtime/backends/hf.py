@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,6 +80,14 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
+def _own_device() -> str:
+    """The GPU if there is one; that of this process (LOCAL_RANK) where a launcher started several."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK", "")
+    return f"cuda:{int(rank) % torch.cuda.device_count()}" if rank.isdigit() else "cuda"
+
+
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware here."""
     if device.type == "cuda":
@@ -106,7 +115,7 @@ class HFModel:
 
     @classmethod
     def _open(cls, spec: str, source: Source, options: Options) -> HFModel:
-        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(options.device or _own_device())
         dtype = _dtype(options.dtype, device)
         module, tokenizer = _read(source, dtype)
         module.to(device).eval().requires_grad_(False)

@@ -1,0 +1,184 @@
+"""Two processes give the losses and weights of one; only the first writes; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from _items import random_items, small
+from fivefold.align._adapter import Lora
+from fivefold.align._pack import Item, mismatched
+from fivefold.align._processes import ALONE, Processes, one_process, processes
+from fivefold.align.process import ProcessConfig, train_steps
+from fivefold.align.reward import Pairs, RewardConfig, train_reward
+from fivefold.align.train import TrainConfig, train
+from fivefold.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import os, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from fivefold.align import _checkpoint, train as trainer, _scalar
+from fivefold.align._processes import processes
+from fivefold.errors import TrainingError
+from fivefold.runtime.load import load
+import torch
+if os.environ["RANK"] != "0":
+    def refuse(*args, **kwargs):
+        raise AssertionError("only the first process writes")
+    _checkpoint.write_atomic = trainer.save_trained = _scalar.save_trained = refuse
+from test_processes import RUNS
+model = load({folder!r})
+for name, run in RUNS.items():
+    run(model, Path({out!r}) / name)
+try:
+    processes(torch.device("cpu")).agree("their number", os.environ["RANK"])
+except TrainingError as error:
+    print("disagreed", os.environ["RANK"], flush=True)
+"""
+
+
+def labelled(n: int) -> Any:
+    from fivefold.align.data.steps import Steps
+
+    items = random_items(n, 1)
+    return [Steps(item=i, ends=(1, len(i.answers[0])), labels=(k % 2 == 0, k % 3 == 0)) for k, i in enumerate(items)]
+
+
+def _several(loss: str, **changes: Any) -> Any:
+    """More rows than processes, dropout, an odd last batch."""
+
+    def run(model: Any, out: Path) -> None:
+        items = mismatched(random_items(13, 1)) if loss == "kto" else random_items(13, 2)
+        given = {"epochs": 2, "batch_items": 6, "row_tokens": 24, "checkpoint_steps": 1, **changes}
+        held_out = random_items(5, 2, seed=1) if "check_steps" in changes else ()
+        train(model, items, small(loss=loss, **given), out, held_out=held_out)
+
+    return run
+
+
+def _reward(model: Any, out: Path) -> None:
+    given = TrainConfig(loss="reward", adapter=Lora(r=4), lr=1e-2, batch_items=6, row_tokens=24)
+    train_reward(model, Pairs(items=random_items(13, 2)), RewardConfig(train=given), out)
+
+
+def _process(model: Any, out: Path) -> None:
+    given = TrainConfig(loss="process_reward", adapter=Lora(r=4), lr=1e-2, batch_items=6, row_tokens=24)
+    train_steps(model, labelled(13), ProcessConfig(train=given), out)
+
+
+RUNS = {
+    "rpo": _several("rpo"),
+    "sft": _several("rpo", ema=0.9, check_steps=2, adapter=Lora(r=4, from_layer=2)),
+    "kto": _several("kto"),
+    "full": _several("dpo", adapter=None, lr=1e-4),
+    "reward": _reward,
+    "process": _process,
+}
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path, model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Folders of the same runs by one process and by two (started by torchrun, on gloo), and what the two printed."""
+    out = tmp_path_factory.mktemp("processes")
+    paths = [str(ROOT / "tests" / "align"), str(ROOT / "tests"), str(ROOT / "src")]
+    script = out / "script.py"
+    script.write_text(SCRIPT.format(paths=paths, folder=str(folder), out=str(out / "two")))
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(launch, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name, run in RUNS.items():
+        run(model, out / "one" / name)
+    return out / "one", out / "two", done.stdout
+
+
+def record_of(folder: Path) -> Any:
+    (found,) = [folder / n for n in ("training.json", "reward.json", "process.json") if (folder / n).exists()]
+    return json.loads(found.read_text())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_give_the_losses_of_one(both: tuple[Path, Path, str], name: str) -> None:
+    """To 1e-4 of the loss: sums are taken in another order, and Adam carries the last digit on."""
+    one, two = (record_of(folder / name) for folder in both[:2])
+    assert len(one["history"]) == len(two["history"]) > 2
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert set(a) == set(b)
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4, abs=1e-6)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        assert b.get("held_out", 0.0) == pytest.approx(a.get("held_out", 0.0), rel=1e-4)
+    assert one["tokens"] == two["tokens"]
+    assert two.get("processes", 2) == 2 and one.get("processes", 1) == 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_end_in_the_weights_of_one(both: tuple[Path, Path, str], name: str) -> None:
+    """To 1e-3 of the largest weight's size, where a step moves weights by about the learning rate of 1e-2."""
+    files = [next((folder / name).glob("*/*model.safetensors")) for folder in both[:2]]
+    one, two = (load_file(f) for f in files)
+    assert set(one) == set(two)
+    most = max(float(v.abs().max()) for v in one.values())
+    assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-3 * most
+
+
+def test_processes_that_disagree_say_so(both: tuple[Path, Path, str]) -> None:
+    assert "disagreed 0" in both[2] and "disagreed 1" in both[2]
+
+
+def test_work_is_shared_by_its_cost_and_all_of_it_is_done() -> None:
+    costs = [5, 30, 7, 7, 22, 1, 9]
+    shares = [Processes(rank=r, size=3).mine(costs) for r in range(3)]
+    assert sorted(i for share in shares for i in share) == list(range(7))
+    assert max(sum(costs[i] for i in share) for share in shares) <= 31
+    assert ALONE.mine(costs) == list(range(7))
+    assert [Processes(rank=r, size=3).mine([4]) for r in range(3)] == [[0], [], []]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "computed with"),
+    ],
+)
+def test_settings_that_would_have_to_be_ignored_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    assert processes(torch.device("cpu")) == ALONE
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=says):
+        processes(torch.device("cpu"))
+
+
+def test_what_runs_in_one_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_process("this")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="this runs in one process"):
+        one_process("this")
+
+
+def test_a_run_of_two_processes_goes_on_in_one(both: tuple[Path, Path, str], model: Any, tmp_path: Path) -> None:
+    """A checkpoint knows nothing of how many processes made it: the key is the same."""
+    items = random_items(13, 2)
+    given = {"epochs": 2, "batch_items": 6, "row_tokens": 24, "checkpoint_steps": 1}
+    again = train(model, items, small(loss="rpo", **given), both[1] / "rpo")
+    assert again.losses == tuple(h["loss"] for h in record_of(both[1] / "rpo")["history"])
+
+
+def test_items_are_plain_data() -> None:
+    """Processes make the same rows only because items compare by what they hold."""
+    assert Item(prompt=(1,), answers=((2,),)) == replace(Item(prompt=(1,), answers=((2,),)))
