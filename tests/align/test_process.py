@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,21 +150,20 @@ def test_best_of_n_takes_the_best_and_leaves_out_what_has_no_score(model: Any) -
 
 
 def test_step_scores_are_a_reward_that_a_policy_learns_from(model: Any, trained: Any, tmp_path: Path) -> None:
+    """Towards wrong steps: the untrained policy hardly writes any, so there is most to learn."""
     reward, _, _ = trained
+
+    def wrong(samples: Sequence[Sample]) -> list[float | None]:
+        return [1 - (v or 0.0) for v in reward(samples)]
+
     train = TrainConfig(
-        loss="grpo",
-        loss_options={"beta": 0.0},
-        adapter=Lora(r=4),
-        lr=5e-2,
-        batch_items=4,
-        schedule="constant",
-        warmup=0.0,
+        loss="grpo", adapter=Lora(r=4), lr=6e-2, batch_items=4, schedule="constant", warmup=0.0, row_tokens=200
     )
-    settings = RLConfig(train=train, rounds=10, prompts=4, samples=10, max_new_tokens=4)
+    settings = RLConfig(train=train, rounds=10, prompts=4, samples=10, max_new_tokens=3)
     cases = [user_case(f"c{i}", text) for i, text in enumerate(["fox", "dog jumps", "What is Paris?", "quartz"])]
-    run = reinforce(model, cases, reward, settings, tmp_path, reward_name="steps")
+    run = reinforce(model, cases, wrong, settings, tmp_path, reward_name="wrong steps")
     rewards = [h["reward"] for h in run.history]
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.05, rewards
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.1, rewards
 
 
 def test_labelled_steps_are_read_from_files(tmp_path: Path, model: Any) -> None:

@@ -405,7 +405,8 @@ def check_items(items: Sequence[Item], loss_module: ModuleType) -> None:
 def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimate:
     """Steps, tokens and memory of a training run with `module`.
 
-    State: four numbers a trained parameter (value, gradient, two moments). Activations of one row: what the backward
+    State: four numbers a trained parameter (value, gradient, two moments), one more for an average, one for the best
+    weights so far. Activations of one row: what the backward
     pass keeps of an adapted layer, about 14 vectors of the model's width and 4 of its MLP's a token, and the kept
     output of frozen layers.
     """
@@ -422,7 +423,7 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimat
         steps=math.ceil(len(items) / config.batch_items) * config.epochs,
         tokens=one_pass * config.epochs,
         weights=weights * size * (1 if config.adapter else 2),
-        state=trained * 16,
+        state=trained * 4 * (4 + (config.ema is not None) + (config.check_steps is not None)),
         activations=row * layers * (14 * width + 4 * inner) * size + kept,
     )
 
@@ -440,10 +441,11 @@ def announce(loss: str, expected: Estimate, module: Any, together: Processes) ->
         return
     every = f" in each of {together.size} processes" if together.size > 1 else ""
     LOG.info("training with the %s loss: %s%s", loss, expected, every)
-    free, needed = free_bytes(next(module.parameters()).device), expected.bytes - expected.weights
+    loaded = sum(p.numel() * p.element_size() for p in module.parameters())
+    free, needed = free_bytes(next(module.parameters()).device), expected.bytes - loaded
     if free is not None and needed > free:
         LOG.warning(
-            "beside the weights this needs about %s, and %s are free: lower row_tokens, or the adapter's rank",
+            "beside the loaded model this needs about %s, and %s are free: lower row_tokens, or the adapter's rank",
             _size(needed),
             _size(free),
         )
