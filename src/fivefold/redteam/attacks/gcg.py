@@ -208,19 +208,19 @@ def _check_vocabulary(model: WhiteBox, draft: WhiteBox) -> None:
         )
 
 
-def open_model(target: Model) -> WhiteBox:
+def open_model(target: Model, *, for_: str = "attack gcg") -> WhiteBox:
     """The white-box model inside `target`'s wrappers (cache, guards), which lead to each other by `inner`."""
     model: Any = target
     while model is not None and not isinstance(model, WhiteBox):
         model = getattr(model, "inner", None)
     if model is None:
         raise CapabilityError(
-            f"attack gcg needs gradients, and there is no open model inside {target.name}",
+            f"{for_} needs gradients, and there is no open model inside {target.name}",
             expected="weights on this machine, bare or behind wrappers",
             got=", ".join(sorted(c.value for c in target.capabilities)) or "nothing",
             next_step="attack a local model (smollm2, hf:org/name, a path), or use a black-box attack",
         )
-    require(model, Capability.GRADIENTS, for_="attack gcg")
+    require(model, Capability.GRADIENTS, for_=for_)
     opened: WhiteBox = model
     return opened
 

@@ -44,7 +44,7 @@ class SoftPrompt:
         attack with an Errored attempt."""
         import torch
 
-        model = open_model(target)
+        model = open_model(target, for_="attack soft_prompt")
         soft = _Soft(model, case, self.length)
         started, used = time.monotonic(), 0
         matched = False
