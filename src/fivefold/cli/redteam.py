@@ -157,7 +157,7 @@ def coverage(
     if json:
         print_json({"coverage": rows, "combinations": found["combinations"]})
         return
-    columns = ("kind", "name", "what it is", "state", "behaviours", "judged", "successes", "languages")
+    columns = ("kind", "name", "what it is", "state", "behaviours", "judged", "successes", "languages", "guards")
     table("Coverage", columns, [_coverage_row(r) for r in rows])
     if not missing and kind is None:
         table("Tried", columns, [_coverage_row(r) for r in found["combinations"]])
@@ -165,7 +165,8 @@ def coverage(
 
 def _coverage_row(r: Any) -> tuple[object, ...]:
     lost = "".join(f", {n} {word}" for n, word in ((r.errored, "errored"), (r.unscored, "unscored")) if n)
-    return r.kind, r.name, r.title, r.state, r.behaviours, f"{r.judged}{lost}", r.successes, " ".join(r.languages)
+    counts = (r.behaviours, f"{r.judged}{lost}", r.successes)
+    return r.kind, r.name, r.title, r.state, *counts, " ".join(r.languages), " ".join(r.guards)
 
 
 def curves(
