@@ -24,8 +24,9 @@ from typing import Any
 from fivefold.errors import ModelError, UsageError
 from fivefold.redteam.attacks._text import request, send, succeeded
 from fivefold.redteam.attacks.gcg import TARGETS, open_model
+from fivefold.redteam.cost import BACKWARD, searched
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
-from fivefold.runtime.protocol import Capability, Intervention, Model, WhiteBox
+from fivefold.runtime.protocol import Capability, Cost, Intervention, Model, WhiteBox
 from fivefold.types import Case, Errored, Taxonomy
 
 DEPTHS = (0.25, 0.5)
@@ -47,6 +48,10 @@ class Latent:
                 "latent: bound or rate is out of range", expected="bound > 0, 0 < rate <= 1", got=f"{bound}, {rate}"
             )
         self.layers, self.bound, self.rate = tuple(layers), bound, rate
+
+    def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
+        """A forward and a backward pass over the conversation a step."""
+        return searched(budget, prompt_tokens, a_step=(1 + BACKWARD) * prompt_tokens, behaviours=behaviours)
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
