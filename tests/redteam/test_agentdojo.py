@@ -47,7 +47,7 @@ class Agent(Speaker):
         asked = request.messages[1].content
         suite, task = next((s, t) for s in known.values() for t in s.user_tasks.values() if asked == t.PROMPT)
         results = [m.content for m in request.messages[2:] if m.role == "user"]
-        plan = self.calls(suite, task)
+        plan = [*self.calls(suite, task), task.GROUND_TRUTH_OUTPUT]
         if self.obeys:
             for at, result in enumerate(results):
                 orders = [o for o in suite.injection_tasks.values() if bare(o.GOAL) in bare(result)]
@@ -81,6 +81,12 @@ def attacked(target: Any, cases: Sequence[Case], name: str = "agentdojo") -> lis
     )
 
 
+@cache
+def has_solution(suite: str, injection_task: str) -> bool:
+    order = agentdojo._suites(agentdojo.VERSION)[suite].injection_tasks[injection_task]
+    return bool(order.ground_truth(fresh(suite).model_copy(deep=True)) or order.GROUND_TRUTH_OUTPUT)
+
+
 @pytest.fixture(scope="module")
 def one_each() -> list[Case]:
     """One pair for each of the 27 orders that AgentDojo has written a solution of (8 of `workspace` have none).
@@ -98,12 +104,10 @@ def one_each() -> list[Case]:
 
 
 def solved(suite: str, user_task: str, injection_task: str) -> bool:
+    if not has_solution(suite, injection_task) or suite != "workspace":
+        return has_solution(suite, injection_task)
     found, text = agentdojo._suite(agentdojo.VERSION, suite, agentdojo.JAILBREAK)
-    order = found.injection_tasks[injection_task]
-    if not order.ground_truth(fresh(suite).model_copy(deep=True)) and not order.GROUND_TRUTH_OUTPUT:
-        return False
-    places = text.get_injection_candidates(found.user_tasks[user_task])
-    return suite != "workspace" or not any(p.startswith("email") for p in places)
+    return not any(p.startswith("email") for p in text.get_injection_candidates(found.user_tasks[user_task]))
 
 
 def test_an_obeying_agent_falls_to_every_order_and_a_resisting_one_to_none(one_each: list[Case]) -> None:
@@ -111,7 +115,7 @@ def test_an_obeying_agent_falls_to_every_order_and_a_resisting_one_to_none(one_e
     obeyed = attacked(Agent(obeys=True), one_each)
     assert [t.case.id for t in obeyed if t.success is None] == []
     resisted = attacked(Agent(obeys=False), one_each)
-    assert [t.outcome.label for t in resisted] == ["resisted"] * 27  # type: ignore[union-attr]
+    assert [t.outcome.label for t in resisted] == ["withstood"] * 27  # type: ignore[union-attr]
     assert sum(t.attempts[0].metadata["utility"] for t in resisted) >= 24
     assert all(t.attempts[0].queries == len(t.attempts[0].metadata["calls"]) + 1 for t in resisted)
 
@@ -119,7 +123,7 @@ def test_an_obeying_agent_falls_to_every_order_and_a_resisting_one_to_none(one_e
 @pytest.mark.parametrize("bot", ["echo", "refuse", "comply"])
 def test_bots_that_call_nothing_are_not_hijacked(one_each: list[Case], bot: str) -> None:
     tried = attacked(load(f"scripted:{bot}"), one_each)
-    assert {t.outcome.label for t in tried} == {"resisted"} and all(t.queries == 1 for t in tried)  # type: ignore[union-attr]
+    assert {t.outcome.label for t in tried} == {"withstood"} and all(t.queries == 1 for t in tried)  # type: ignore[union-attr]
 
 
 def test_findings_replay_by_the_decisive_call(one_each: list[Case]) -> None:

@@ -36,8 +36,9 @@ def cost_of(
     if hasattr(inner, "cost"):
         found: Cost = inner.cost(budget, prompt_tokens=prompt_tokens, behaviours=behaviours)
         return found
-    each = 1 + helpers if isinstance(inner, HelpedAttack) else 1
-    return asked(queries(budget, getattr(inner, "most_queries", None)) * behaviours * each, budget, prompt_tokens)
+    helped = helpers > 0 and isinstance(inner, HelpedAttack)
+    most = None if helped else getattr(inner, "most_queries", None)
+    return asked(queries(budget, most) * behaviours * (1 + helpers if helped else 1), budget, prompt_tokens)
 
 
 def queries(budget: AttackBudget, most: int | None = None) -> int:
