@@ -76,6 +76,7 @@ def test_canary_orders_travel_through_every_surface(name: str, language: str) ->
 
     assert rate(Organism(careless=True, orders=orders)) == 1.0
     assert rate(Organism(careless=False)) == rate(load("scripted:refuse")) == rate(load("scripted:comply")) == 0.0
+    assert rate(load("scripted:echo")) == 0.0
 
 
 @pytest.mark.parametrize("name", INJECT)

@@ -105,5 +105,5 @@ class Injection:
 
 def _check(case: Case) -> Mapping[str, Any] | None:
     """The canary of a case that has one."""
-    word = (case.metadata.get("success") or {}).get("contains")
-    return {"kind": "canary", "contains": str(word)} if word and case.metadata.get("injection") else None
+    word, order = (case.metadata.get("success") or {}).get("contains"), case.metadata.get("injection")
+    return {"kind": "canary", "contains": str(word), "order": str(order)} if word and order else None
