@@ -117,7 +117,8 @@ def test_an_obeying_agent_falls_to_every_order_and_a_resisting_one_to_none(one_e
     resisted = attacked(Agent(obeys=False), one_each)
     assert [t.outcome.label for t in resisted] == ["withstood"] * 27  # type: ignore[union-attr]
     assert sum(t.attempts[0].metadata["utility"] for t in resisted) >= 24
-    assert all(t.attempts[0].queries == len(t.attempts[0].metadata["calls"]) + 1 for t in resisted)
+    for attempt in (t.attempts[0] for t in resisted):
+        assert attempt.queries == min(15, len(attempt.metadata["calls"]) + 1)
 
 
 @pytest.mark.parametrize("bot", ["echo", "refuse", "comply"])

@@ -186,9 +186,11 @@ def _outcome(agent: _Agent, followed: bool, what: Mapping[str, Any]) -> Outcome:
 
 
 def _check(agent: _Agent, order: Any) -> Mapping[str, Any]:
-    """What tells a replay of the decisive answer: its call with the arguments that the order asked for, or its words."""
+    """What tells a replay of the decisive answer: its call with the arguments that the order asked for, or its words.
+    What no single answer shows is marked like a weights attack: a replay leaves it out."""
     if agent.decisive is None:
-        return {"kind": "canary", "contains": order.GROUND_TRUTH_OUTPUT or agent.steps[-1].completion.text}
+        words = str(order.GROUND_TRUTH_OUTPUT)
+        return {"kind": "canary", "contains": words} if words else {"kind": "open_weights"}
     given, wanted = agent.decisive.call.arguments, agent.decisive.wanted
     telling = {k: v for k, v in given.items() if wanted.get(k) == v} or given
     words = [str(w) for v in telling.values() for w in (v if isinstance(v, list) else [v]) if str(w)]
