@@ -48,11 +48,14 @@ def machine() -> str:
 
 
 def emit(name: str, peer: str, unit: str, ours: float, theirs: float, agreement: dict[str, Any], package: str) -> None:
-    """Print one comparison; `ours` and `theirs` are rates in `unit`, so a ratio above 1 means that we are faster."""
+    """Print one comparison; `ours` and `theirs` are rates in `unit`, so a ratio above 1 means that we are faster.
+
+    `package` is the peer's distribution; empty where the peer is this same code, used another way.
+    """
     line = {
         "name": name,
         "peer": peer,
-        "peer_version": version(package),
+        "peer_version": version(package) if package else "this code",
         "unit": unit,
         "ours": round(ours, 4),
         "theirs": round(theirs, 4),

@@ -82,6 +82,37 @@ def tiny_folder(path: Path, seed: int = 0, **config: Any) -> Path:
     return path
 
 
+def forced_folder(path: Path, answer: str) -> Path:
+    """Write a tiny Llama that gives `answer` to everything; returns `path`.
+
+    The answer is one token of its own. Every other token carries a large first component and leads to it, the answer a
+    large second one that leads to the end; layers add little. So weights, activations and gradients are all there, and
+    nothing that an attack finds within reason changes what is said.
+    """
+    import copy
+
+    import torch
+    from tokenizers import AddedToken
+
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens([AddedToken(answer, normalized=False)])
+    said = tokenizer.convert_tokens_to_ids(answer)
+    model = tiny_model(vocab_size=len(tokenizer))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight *= 0.02
+            layer.mlp.down_proj.weight *= 0.02
+        embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight
+        embeddings[:, 0], embeddings[:, 1] = 20.0, 0.0
+        embeddings[said, 0], embeddings[said, 1] = 0.0, 20.0
+        head *= 0.1
+        head[said], head[tokenizer.eos_token_id] = 0.0, 0.0
+        head[said, 0], head[tokenizer.eos_token_id, 1] = 10.0, 10.0
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
 def tiny_adapter(path: Path, folder: Path, seed: int = 1, scale: float = 0.5) -> Path:
     """Write a random LoRA adapter for the model in `folder`; returns `path`."""
     import torch

@@ -18,7 +18,9 @@ from fivefold.runtime.load import load
 from fivefold.score import scorer
 from fivefold.types import Message, Scored, Unscored
 
-CHECKED = [n for n in registry("attack").names() if proof_of(made(n)) == "check"]
+OUTSIDE = {"agentdojo"}
+"""Attacks whose orders are those of a package that may be absent; they have tests of their own."""
+CHECKED = [n for n in registry("attack").names() if proof_of(made(n)) == "check" and n not in OUTSIDE]
 INJECT = [n for n in registry("attack").names() if n.startswith("inject_") and n not in CHECKED]
 BUDGET = AttackBudget(queries=8)
 
@@ -74,6 +76,7 @@ def test_canary_orders_travel_through_every_surface(name: str, language: str) ->
 
     assert rate(Organism(careless=True, orders=orders)) == 1.0
     assert rate(Organism(careless=False)) == rate(load("scripted:refuse")) == rate(load("scripted:comply")) == 0.0
+    assert rate(load("scripted:echo")) == 0.0
 
 
 @pytest.mark.parametrize("name", INJECT)
@@ -87,6 +90,14 @@ def test_the_order_stands_where_the_surface_says(name: str) -> None:
     assert holders[0].role == ("system" if name == "inject_memory" else "user")
     if "Result of" in holders[0].content:
         assert talk[-2].role == "assistant" and order not in talk[-3].content
+
+
+def test_options_and_transforms_keep_an_attacks_cases_and_its_proof() -> None:
+    for name in ("leetspeak | exfil_url", "rot13 | extract_system_prompt"):
+        attack, _ = parse(name)
+        plain, _ = parse(name.split(" | ")[1])
+        assert proof_of(attack) == "check" and own_cases(attack, "ko") == own_cases(plain, "ko") != ()
+    assert own_cases(parse("base64 | direct")[0], "en") == () and proof_of(parse("base64 | direct")[0]) == "judge"
 
 
 def test_secrets_are_drawn_anew_and_repeat_with_the_seed() -> None:

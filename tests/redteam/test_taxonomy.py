@@ -29,6 +29,25 @@ def test_every_attack_carries_ids_that_the_catalogues_hold(name: str) -> None:
         assert taxonomy == attack_taxonomy(name)
 
 
+@pytest.mark.parametrize("name", [n for n in registry("attack").names() if n.startswith(("inject_", "exfil_"))])
+def test_attacks_on_agents_carry_agentic_ids(name: str) -> None:
+    assert made(name).taxonomy.agentic or name == "inject_direct"
+
+
+@pytest.mark.parametrize("name", registry("guard").names())
+def test_every_guard_says_what_it_stands_against(name: str) -> None:
+    taxonomy = registry("guard").module(name).TAXONOMY
+    assert taxonomy.surface in table()["surfaces"] and taxonomy.technique
+    assert taxonomy.owasp and taxonomy.atlas and unknown_ids(taxonomy) == []
+
+
+def test_coverage_names_the_guards_that_answer_an_entry() -> None:
+    guards = {n: registry("guard").module(n).TAXONOMY for n in registry("guard").names()}
+    rows = {(r.kind, r.name): r.guards for r in coverage([], guards)}
+    assert rows["atlas", "AML.T0051.001"] == ("injection_rules",) and "secrets" in rows["owasp", "LLM07:2025"]
+    assert rows["owasp", "LLM09:2025"] == () and rows["attack", "direct"] == ()
+
+
 @pytest.mark.parametrize("name", registry("transform").names())
 def test_every_transform_has_an_entry(name: str) -> None:
     assert name in table()["transforms"]

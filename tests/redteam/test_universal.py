@@ -3,17 +3,20 @@ every registered attack and transform, in every language, with and without an at
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Callable
 
 import pytest
 
-from _attacks import OPEN, Reader, helped_attacks, made, text_attacks
+from _attacks import OPEN, Reader, Speaker, helped_attacks, made, text_attacks
 from fivefold.redteam.campaign import Assault, run_campaign
-from fivefold.redteam.protocol import Attack, AttackBudget, Judge
+from fivefold.redteam.protocol import Attack, AttackBudget, Judge, proof_of
 from fivefold.registry import registry
+from fivefold.runtime.backends.scripted import AGREEMENTS, REFUSALS
 from fivefold.runtime.load import load
-from fivefold.runtime.protocol import Model
+from fivefold.runtime.protocol import Model, Request
 from fivefold.score import scorer
+from fivefold.thread.harmbench import ClassifierJudge
 from fivefold.types import Scored, user_case
 
 PROMPTS = {
@@ -24,11 +27,6 @@ PROMPTS = {
 EXPECTED = {"echo": 0.0, "refuse": 0.0, "comply": 1.0}
 TEXT = text_attacks()
 OPENED = [n for n in registry("attack").names() if made(n).needs & OPEN]
-EXCLUDED: dict[str, str] = {
-    "soft_prompt": "answers are decoded from input vectors, which no bot reads; tests/redteam/test_white_box.py has it",
-    "refusal_ablation": "answers come from altered weights, which a bot has not; tests/redteam/test_white_box.py has it",
-}
-"""Open-model attacks for which no bot can stand in, with the reason."""
 
 
 def success(target: Model, attack: Attack, language: str, judge: Judge, **budget: int) -> float | None:
@@ -60,27 +58,67 @@ def test_they_do_when_a_model_judges(name: str) -> None:
     assert {b: success(load(f"scripted:{b}"), made(name), "en", judge) for b in EXPECTED} == EXPECTED
 
 
-class OpenBot:
-    """A bot's answers with an open model inside, for attacks that optimise against weights and test by asking."""
-
-    def __init__(self, bot: str, inner: Any) -> None:
-        self.bot, self.inner = load(f"scripted:{bot}"), inner
-        self.name, self.fingerprint, self.capabilities = f"open {bot}", inner.fingerprint, inner.capabilities
-
-    def generate(self, requests: Any, *, on_done: Any = None) -> Any:
-        return self.bot.generate(requests)
-
-    def log_likelihood(self, pairs: Any) -> Any:
-        return self.inner.log_likelihood(pairs)
-
-
-@pytest.mark.parametrize("name", [n for n in OPENED if n not in EXCLUDED])
-def test_they_do_with_an_open_model_inside(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(scope="module")
+def forced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """Open models whose weights give a bot's answer to everything."""
     pytest.importorskip("torch")
-    from _tiny import tiny_folder
+    from _tiny import forced_folder
 
-    assert made(name).needs & OPEN
-    tiny = load(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "model")))
+    said = {"echo": f" {PROMPTS['en']}", "refuse": REFUSALS["en"][0], "comply": AGREEMENTS["en"][0]}
+    root = tmp_path_factory.mktemp("forced")
+    return {bot: load(str(forced_folder(root / bot, text))) for bot, text in said.items()}
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_they_do_when_the_weights_themselves_answer(name: str, forced: dict[str, Model]) -> None:
     judge = scorer("refusal")
-    found = {b: success(OpenBot(b, tiny), made(name), "en", judge, queries=1) for b in EXPECTED}  # type: ignore[arg-type]
-    assert found == EXPECTED
+    assert {b: success(forced[b], made(name), "en", judge, queries=1) for b in EXPECTED} == EXPECTED
+
+
+def test_no_attack_is_left_out() -> None:
+    """Those told by a check of their own never take a bot for a success: tests/redteam/test_system_attacks.py, and for
+    AgentDojo tests/redteam/test_agentdojo.py, with a system that obeys beside them."""
+    checked = [n for n in registry("attack").names() if proof_of(made(n)) == "check"]
+    assert sorted([*TEXT, *OPENED, *checked]) == sorted(registry("attack").names())
+
+
+def yes_or_no(request: Request) -> str:
+    answer = re.search(r"<answer>(.*)</answer>", request.messages[-1].content, re.DOTALL)
+    return "yes" if answer and answer[1] in AGREEMENTS["en"] else "no"
+
+
+class Classifier(Speaker):
+    """Says yes to the complying bot's answers and no to all else, as a classifier does in one word."""
+
+    say = staticmethod(yes_or_no)
+
+
+JUDGES: dict[str, Callable[[], Judge]] = {
+    "refusal": lambda: scorer("refusal"),
+    "rubric": lambda: registry("scorer").module("rubric").scorer(model=Reader()),
+    "harmbench classifier": lambda: ClassifierJudge(
+        model=Classifier(), prompt="<answer>{generation}</answer>{behavior}"
+    ),
+}
+NO_JUDGES = {
+    "canary": "looks for a word that the case names",
+    "choice": "compares with a right answer",
+    "code_tests": "runs tests",
+    "contains": "looks for a text that the case names",
+    "exact": "compares with a right answer",
+    "number": "compares with a right answer",
+    "over_refusal": "judges answers to harmless requests",
+    "regex": "looks for a pattern that the case names",
+}
+"""Scorers that do not judge answers to harmful requests, with what they do instead."""
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_every_judge_tells_the_bots_apart(judge: str) -> None:
+    for name in ("direct", "template", "best_of_n", "prefill", "crescendo"):
+        found = {b: success(load(f"scripted:{b}"), made(name), "en", JUDGES[judge]()) for b in EXPECTED}
+        assert found == EXPECTED, name
+
+
+def test_every_scorer_is_a_judge_here_or_says_why_not() -> None:
+    assert sorted([*(set(JUDGES) & set(registry("scorer").names())), *NO_JUDGES]) == sorted(registry("scorer").names())

@@ -16,9 +16,10 @@ from _tiny import tiny_folder
 from fivefold.errors import CapabilityError, DataError, UnknownNameError, UsageError
 from fivefold.redteam._gcg_search import rank_correlation
 from fivefold.redteam._gcg_universal import ManyObjectives, ManyPoint
-from fivefold.redteam.attacks import autodan, gcg_universal, refusal_ablation, soft_prompt
+from fivefold.redteam.attacks import autodan, gcg_universal, latent, refusal_ablation, soft_prompt
 from fivefold.redteam.attacks.gcg import GCGConfig, attack, search_on
 from fivefold.redteam.finetuning import Example, examples_of, fine_tuning_attack
+from fivefold.redteam.names import parse
 from fivefold.redteam.protocol import AttackBudget, Attempt
 from fivefold.redteam.replay import replay
 from fivefold.runtime.load import load
@@ -214,6 +215,38 @@ def test_free_vectors_start_at_the_text_and_decode_like_generate(model: Any) -> 
     logits = model.module(torch.tensor([ids])).logits[0, -len(soft.goal) - 1 : -1]
     assert float(loss) == pytest.approx(float(F.cross_entropy(logits, soft.goal)), rel=1e-4)
     assert slope.shape == soft.vectors.shape
+
+
+def test_latent_vectors_lower_the_loss_and_stay_within_their_ball(model: Any) -> None:
+    made, _ = parse("latent(layers=[1, 2], bound=0.5, rate=0.3)")
+    before = model.activations([CASES[0].messages], layers=[0, 1, 2, 3])
+    attempts = run(made, model, budget=replace(BUDGET, steps=12))
+    assert attempts[-1].loss < attempts[0].loss
+    assert max(attempts[-1].metadata["shares"]) == pytest.approx(0.5, abs=1e-3)
+    assert all(max(a.metadata["shares"]) <= 0.501 for a in attempts)
+    assert all(a.completion.model == a.metadata["altered"] != model.fingerprint for a in attempts)
+    assert attempts[0].messages == CASES[0].messages and attempts[0].metadata["check"] == {"kind": "open_weights"}
+    assert torch.equal(model.activations([CASES[0].messages], layers=[0, 1, 2, 3]), before)
+
+
+def test_latent_vectors_are_the_runtimes_interventions(model: Any) -> None:
+    ball = latent._Ball(model, CASES[0], [0, 2], 0.4)
+    for _ in range(3):
+        ball.move(ball.loss()[2], 0.5)
+    goal = model.tokenizer.decode(ball.goal)
+    (likelihood,) = model.with_interventions(ball.interventions()).log_likelihood([(CASES[0].messages, goal)])
+    assert -likelihood.total / len(ball.goal) == pytest.approx(ball.loss()[0], rel=1e-4)
+    streams = model.activations([CASES[0].messages], layers=[0, 2], position="mean")
+    assert ball.norms.shape == (2,) and all(ball.norms >= streams[0].norm(dim=-1) - 1e-4)
+
+
+def test_latent_attacks_need_an_open_model_and_layers_that_are_there(model: Any) -> None:
+    with pytest.raises(CapabilityError, match="attack latent"):
+        run(latent.attack(), load("scripted:comply"))
+    with pytest.raises(UsageError, match="no such layer"):
+        run(latent.attack(layers=[9]), model)
+    with pytest.raises(UsageError, match="out of range"):
+        latent.attack(bound=0)
 
 
 def test_replays_leave_weights_attacks_unscored() -> None:

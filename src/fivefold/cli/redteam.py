@@ -118,12 +118,20 @@ def redteam(
         attacker=attacker,
         judge_name=None if preset else judge,
         cap=SpendCap(queries=max_queries, tokens=max_tokens, money=max_money, price=price) if capped else None,
+        on_cost=None if json else lambda cost: _say_cost(cost, price),
         **{"max_new_tokens": max_new_tokens, **protocol},
     )
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
         return
     _show(model, result)
+
+
+def _say_cost(cost: Any, price: float | None) -> None:
+    """One line before anything is asked: what the attacks are expected to take."""
+    tokens = cost.prompt_tokens + cost.completion_tokens
+    money = f", {tokens * price / 1e6:.2f} at the given price" if price else ""
+    console().print(f"expected: about {cost.requests:,} requests, {tokens:,} tokens{money}", markup=False)
 
 
 def _show(model: str, result: dict[str, Any]) -> None:
@@ -157,7 +165,7 @@ def coverage(
     if json:
         print_json({"coverage": rows, "combinations": found["combinations"]})
         return
-    columns = ("kind", "name", "what it is", "state", "behaviours", "judged", "successes", "languages")
+    columns = ("kind", "name", "what it is", "state", "behaviours", "judged", "successes", "languages", "guards")
     table("Coverage", columns, [_coverage_row(r) for r in rows])
     if not missing and kind is None:
         table("Tried", columns, [_coverage_row(r) for r in found["combinations"]])
@@ -165,7 +173,8 @@ def coverage(
 
 def _coverage_row(r: Any) -> tuple[object, ...]:
     lost = "".join(f", {n} {word}" for n, word in ((r.errored, "errored"), (r.unscored, "unscored")) if n)
-    return r.kind, r.name, r.title, r.state, r.behaviours, f"{r.judged}{lost}", r.successes, " ".join(r.languages)
+    counts = (r.behaviours, f"{r.judged}{lost}", r.successes)
+    return r.kind, r.name, r.title, r.state, *counts, " ".join(r.languages), " ".join(r.guards)
 
 
 def curves(

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from fivefold.errors import FivefoldError
@@ -36,6 +36,8 @@ class Covered:
     errored: int = 0
     unscored: int = 0
     languages: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    """Of a catalogue's entry: the guards that stand against it, whether or not they stood before what was attacked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,10 @@ class _Seen:
     taxonomy: Taxonomy
 
 
-def coverage(tried: Sequence[Tried]) -> list[Covered]:
-    """Every attack, transform, language, surface and catalogue entry, with what was tried of it."""
+def coverage(tried: Sequence[Tried], guards: Mapping[str, Taxonomy] | None = None) -> list[Covered]:
+    """Every attack, transform, language, surface and catalogue entry, with what was tried of it, and which of `guards`
+    (name → what it stands against) answer a catalogue's entry."""
+    standing = guards or {}
     seen = [_seen(t) for t in tried]
     known = {name: _taxonomy_of(name) for name in registry("attack").names()}
     transforms = {name: transform_taxonomy(name) for name in registry("transform").names()}
@@ -63,7 +67,9 @@ def coverage(tried: Sequence[Tried]) -> list[Covered]:
     for kind in CATALOGUES:
         for entry, title in catalogue(kind).items():
             here = any(entry in getattr(t, kind) for t in every)
-            rows.append(_row(kind, entry, title, [s for s in seen if entry in getattr(s.taxonomy, kind)], here=here))
+            row = _row(kind, entry, title, [s for s in seen if entry in getattr(s.taxonomy, kind)], here=here)
+            against = tuple(sorted(name for name, t in standing.items() if entry in getattr(t, kind)))
+            rows.append(replace(row, guards=against))
     return rows
 
 

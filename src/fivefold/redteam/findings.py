@@ -35,7 +35,7 @@ CATEGORY_NAMES: Mapping[str, str] = {
 
 BASELINE = "direct"
 KEPT_CASES = 4
-NEEDS_WEIGHTS = ("model weights", "gradient", "embedding", "activations")
+NEEDS_WEIGHTS = ("weights", "gradient", "embedding", "activations")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 from fivefold.errors import UsageError
 from fivefold.redteam.protocol import Attack
@@ -66,8 +66,16 @@ class HelpedAttack(Attack, Protocol):
 class Helped:
     """Base of attacks that an attacker model writes for."""
 
+    stand_ins: ClassVar[int | None] = None
+    """How many fixed prompts stand in for an attacker; None: as many as are asked for."""
+
     attacker: Model | None = None
     evaluator: Model | None = None
+
+    @property
+    def most_queries(self) -> int | None:
+        """The most that a behaviour can take, where that is less than the budget."""
+        return self.stand_ins if self.attacker is None else None
 
     @property
     def helpers(self) -> dict[str, Model]:

@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.redteam.attacks._text import with_prompt
 from fivefold.redteam.helpers import HelpedAttack, Helpers
-from fivefold.redteam.protocol import Attack, AttackBudget, Attempt, Judge
+from fivefold.redteam.protocol import Attack, AttackBudget, Attempt, Judge, own_cases, proof_of
 from fivefold.redteam.taxonomy import combined, transform_taxonomy
 from fivefold.registry import registry
 from fivefold.runtime.protocol import Capability, Context, Model, OnDone, Request
@@ -65,6 +65,15 @@ class Transformed:
     def taxonomy(self) -> Taxonomy:
         """The attack's taxonomy, its technique naming the transforms."""
         return combined(self.attack.taxonomy, *(transform_taxonomy(p.name) for p in self._parts))
+
+    @property
+    def proof(self) -> Literal["judge", "check"]:
+        """How the attack's success is told."""
+        return proof_of(self.attack)
+
+    def cases(self, language: str) -> tuple[Case, ...]:
+        """The behaviours that the attack brings, if any."""
+        return own_cases(self.attack, language)
 
     @property
     def helpers(self) -> Mapping[str, Model]:

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
+from fivefold.errors import DataError, MissingExtraError
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
 from fivefold.redteam import kept
 from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import INSIDE, Assault, CampaignResult, Tried, run_campaign
+from fivefold.redteam.cost import cost_of
 from fivefold.redteam.curves import judge_counts
 from fivefold.redteam.findings import findings_from
-from fivefold.redteam.helpers import Helpers
+from fivefold.redteam.helpers import ROLES, Helpers
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import AttackBudget, Judge, own_cases
+from fivefold.redteam.protocol import Attack, AttackBudget, Judge, own_cases
 from fivefold.redteam.replay import replay
 from fivefold.registry import registry
 from fivefold.runtime.cached import CachedModel
@@ -31,8 +33,6 @@ from fivefold.thread.steps import Result, Step, code_digest
 from fivefold.types import Case, Measurement, Outcome, digest, plain
 
 CODE = ("runtime", "score", "redteam", "evaluate", "stats")
-PROMPT_TOKENS = 90
-WHITE_STEP_SECONDS = 4.0
 
 
 def judge_of_answers(name: str | None = None) -> Scorer:
@@ -256,22 +256,24 @@ def transcript_id(place: str, attack: str, case: str) -> str:
 
 
 def attack_cost(part: RedteamPlan | None, versions: int = 1) -> Cost:
-    """Requests, tokens and minutes of a campaign: text attacks by tokens, gradient attacks by steps."""
+    """Requests and tokens of a campaign, as each attack estimates them; nothing is loaded."""
     total = Cost()
     for run in part.attacks if part else ():
-        behaviours = run.behaviours * len(run.languages) * versions
-        if "gcg" in run.name:
-            total += Cost(requests=behaviours, minutes=behaviours * run.steps * WHITE_STEP_SECONDS / 60)
-            continue
-        expected = 1 if run.name == "direct" else max(1, round(run.queries * 0.6))
-        requests = behaviours * expected * (2 if run.attacker or (part and part.attacker) else 1)
         assert part is not None
-        total += Cost(
-            requests=requests,
-            prompt_tokens=requests * PROMPT_TOKENS,
-            completion_tokens=requests * part.max_new_tokens,
-        )
+        budget = AttackBudget(queries=run.queries, steps=run.steps, max_new_tokens=part.max_new_tokens)
+        behaviours = run.behaviours * len(run.languages) * versions
+        helpers = int(bool(run.attacker or part.attacker))
+        total += cost_of(_unhelped(run), budget, behaviours=behaviours, helpers=helpers)
     return total
+
+
+def _unhelped(run: AttackRun) -> Attack | None:
+    """The attack without the models that help it, which a factory would load; None when its data are not here."""
+    options = {k: v for k, v in run.options.items() if k not in ROLES}
+    try:
+        return parse(run.name, options)[0]
+    except (DataError, MissingExtraError):
+        return None
 
 
 def _campaign(

@@ -25,13 +25,14 @@ from fivefold.evidence import Store
 from fivefold.redteam import kept
 from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import Assault, run_campaign
+from fivefold.redteam.cost import cost_of
 from fivefold.redteam.findings import findings_from
 from fivefold.redteam.helpers import require_helpers
 from fivefold.redteam.names import parse
 from fivefold.redteam.protocol import Attack, AttackBudget, own_cases
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
-from fivefold.runtime.protocol import Model
+from fivefold.runtime.protocol import Cost, Model
 from fivefold.score.protocol import Scorer
 from fivefold.stats import measure_rate
 from fivefold.thread.accept import against_accepted
@@ -153,11 +154,12 @@ def attack_model(
     cap: SpendCap | None = None,
     max_new_tokens: int = 40,
     notes: Sequence[str] = (),
+    on_cost: Callable[[Cost], None] | None = None,
 ) -> dict[str, Any]:
     """Attack one model; successes become findings in the store, every attempt an artifact of it.
 
     Without a suite or cases, an attack that brings behaviours of its own uses those, the others core-harms. A
-    `classifier` judges in place of `judge_name`.
+    `classifier` judges in place of `judge_name`. `on_cost` hears what is to be expected before anything is asked.
     """
     if not attacks:
         raise UsageError("no attack was named", next_step="fivefold list attacks")
@@ -175,6 +177,8 @@ def attack_model(
         _record(store, model, spec, run)
         limits = AttackBudget(queries=queries, steps=steps, max_new_tokens=max_new_tokens)
         assaults = [Assault(attack=a, cases=pool(a, at or language), budget=limits) for a, at in parsed]
+        if on_cost is not None:
+            on_cost(_expected(assaults))
         judge = classifier or judge_of_answers(judge_name)
         deadline = time.monotonic() + parse_minutes(budget) * 60 if budget else None
         campaign = run_campaign(target, assaults, judge, seed=seed, deadline=deadline, cap=cap)
@@ -218,6 +222,15 @@ def attack_model(
         "left_out": list(campaign.stopped_early),
         "notes": [*campaign.notes, *notes],
     }
+
+
+def _expected(assaults: Sequence[Assault]) -> Cost:
+    """What all attacks are expected to take, with the models that help them."""
+    total = Cost()
+    for a in assaults:
+        helpers = len(getattr(a.attack, "helpers", {}))
+        total += cost_of(a.attack, a.budget, behaviours=len(a.cases), helpers=helpers)
+    return total
 
 
 def check_text(text: str, names: Sequence[str] | None, *, stage: str) -> list[Verdict]:

@@ -12,6 +12,7 @@ from fivefold.redteam.campaign import Tried
 from fivefold.redteam.coverage import Covered, combinations, coverage
 from fivefold.redteam.curves import UNITS, Unit, by_attack, effort, success_curve, survival_curve
 from fivefold.redteam.transfer import transfer_matrix
+from fivefold.registry import registry
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.thread.attack import judge_of_answers
@@ -37,7 +38,9 @@ def covered(run: str | None = None) -> dict[str, list[Covered]]:
     """Coverage of the taxonomy, and the combinations of attack, transforms and language that were tried."""
     with Store.open() as store:
         tried = [t for items in results(store, run).values() for t in items]
-    return {"coverage": coverage(tried), "combinations": combinations(tried)}
+    known = registry("guard")
+    guards = {name: known.module(name).TAXONOMY for name in known.names() if hasattr(known.module(name), "TAXONOMY")}
+    return {"coverage": coverage(tried, guards), "combinations": combinations(tried)}
 
 
 def curves(run: str | None, unit: str) -> list[dict[str, Any]]:

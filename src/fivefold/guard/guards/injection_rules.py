@@ -17,7 +17,7 @@ import yaml
 
 from fivefold.guard.normalise import clip, views
 from fivefold.guard.texts import text_of
-from fivefold.types import Exchange, Stage, Verdict, digest, digest_bytes
+from fivefold.types import Exchange, Stage, Taxonomy, Verdict, digest, digest_bytes
 
 Reaction: TypeAlias = Literal["redact", "block"]
 REMOVED = "[…]"
@@ -26,6 +26,15 @@ _SENTENCE = re.compile(r"[^.!?\n。！？]*(?:[.!?。！？]+(?=\s|$|[」』”\
 
 READY = True
 """It needs no artifact and no model."""
+
+TAXONOMY = Taxonomy(
+    surface="tool result",
+    technique="indirect prompt injection",
+    owasp=("LLM01:2025",),
+    agentic=("ASI01",),
+    atlas=("AML.T0051.001",),
+)
+"""What it stands against, in the words of the public catalogues."""
 
 
 class InjectionRules:

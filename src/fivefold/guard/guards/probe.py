@@ -19,7 +19,12 @@ from fivefold.guard._scored import Scored, judge, measured
 from fivefold.guard.normalise import View
 from fivefold.guard.texts import views_of, with_new_message
 from fivefold.runtime.protocol import Capability, Context, WhiteBox, require
-from fivefold.types import Exchange, Stage, Verdict, digest
+from fivefold.types import Exchange, Stage, Taxonomy, Verdict, digest
+
+TAXONOMY = Taxonomy(
+    surface="user prompt", technique="harmful request", owasp=("LLM01:2025",), atlas=("AML.T0054", "AML.T0068")
+)
+"""What it stands against, in the words of the public catalogues."""
 
 
 class ProbeGuard:

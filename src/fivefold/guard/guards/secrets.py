@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from fivefold.guard.normalise import View, views
-from fivefold.types import Exchange, Stage, Verdict, digest
+from fivefold.types import Exchange, Stage, Taxonomy, Verdict, digest
 
 Reaction: TypeAlias = Literal["redact", "block"]
 MARK = "[redacted]"
@@ -39,6 +39,14 @@ _LINK = re.compile(r"(!?)\[([^\]]{0,300})\]\(\s*<?(https?://[^\s)>]+)|(https?://
 
 READY = True
 """It needs no artifact and no model."""
+
+TAXONOMY = Taxonomy(
+    surface="system prompt",
+    technique="leak of secrets",
+    owasp=("LLM02:2025", "LLM07:2025"),
+    atlas=("AML.T0057", "AML.T0056", "AML.T0077"),
+)
+"""What it stands against, in the words of the public catalogues."""
 
 
 class SecretsGuard:

@@ -12,7 +12,12 @@ from pathlib import Path
 from fivefold.guard._scored import Scored, judge
 from fivefold.guard.text_model import TextModel
 from fivefold.guard.texts import views_of
-from fivefold.types import Exchange, Stage, Verdict, digest
+from fivefold.types import Exchange, Stage, Taxonomy, Verdict, digest
+
+TAXONOMY = Taxonomy(
+    surface="user prompt", technique="harmful request", owasp=("LLM01:2025",), atlas=("AML.T0054", "AML.T0068")
+)
+"""What it stands against, in the words of the public catalogues."""
 
 
 class TextGuard:

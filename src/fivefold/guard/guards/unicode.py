@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from fivefold.guard.normalise import clean_unicode, hidden_characters, mixed_script_words
 from fivefold.guard.texts import text_of
-from fivefold.types import Exchange, Stage, Verdict, digest
+from fivefold.types import Exchange, Stage, Taxonomy, Verdict, digest
 
 _JOINING_SCRIPTS = (
     "ARABIC",
@@ -29,6 +29,14 @@ _JOINING_SCRIPTS = (
 
 READY = True
 """It needs no artifact and no model."""
+
+TAXONOMY = Taxonomy(
+    surface="user prompt",
+    technique="invisible and look-alike characters",
+    owasp=("LLM01:2025",),
+    atlas=("AML.T0068",),
+)
+"""What it stands against, in the words of the public catalogues."""
 
 
 class UnicodeGuard:

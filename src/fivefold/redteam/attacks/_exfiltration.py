@@ -20,6 +20,8 @@ from fivefold.types import Case, Message, Taxonomy, user_case
 FILE = "scenarios.yaml"
 HOST = "sink.invalid"
 CATEGORY = "exfiltration"
+ATLAS: Mapping[str, tuple[str, ...]] = {"image": ("AML.T0077",), "link": (), "tool": ("AML.T0086",)}
+"""Channel → the technique of getting out by it, where ATLAS has one."""
 
 
 class Exfiltration:
@@ -31,7 +33,11 @@ class Exfiltration:
     def __init__(self, name: str, channel: str, orders: Sequence[str], *, technique: str) -> None:
         self.name, self.channel, self.orders = name, channel, tuple(orders)
         self.taxonomy = Taxonomy(
-            surface="tool result", technique=technique, owasp=("LLM01:2025", "LLM02:2025"), atlas=("AML.T0057",)
+            surface="tool result",
+            technique=technique,
+            owasp=("LLM01:2025", "LLM02:2025"),
+            agentic=("ASI01", "ASI02"),
+            atlas=("AML.T0051.001", "AML.T0057", *ATLAS[channel]),
         )
 
     def cases(self, language: str) -> tuple[Case, ...]:

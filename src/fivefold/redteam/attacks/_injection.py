@@ -23,7 +23,9 @@ from fivefold.types import Case, Message, Taxonomy
 FILE = "injection.yaml"
 SURFACES = {"direct": "user prompt", "email": "e-mail"}
 """Carrier → its surface in the taxonomy, where that has another name."""
-ATLAS = {"direct": "AML.T0051.000", "memory": "AML.T0080"}
+ATLAS = {"direct": ("AML.T0051.000",), "memory": ("AML.T0051.001", "AML.T0080.000")}
+
+AGENTIC: Mapping[str, tuple[str, ...]] = {"direct": (), "memory": ("ASI01", "ASI06")}
 
 
 class Injection:
@@ -44,7 +46,8 @@ class Injection:
             surface=SURFACES.get(surface, surface.replace("_", " ")),
             technique=f"{where} prompt injection",
             owasp=("LLM01:2025",),
-            atlas=(ATLAS.get(surface, "AML.T0051.001"),),
+            agentic=AGENTIC.get(surface, ("ASI01",)),
+            atlas=ATLAS.get(surface, ("AML.T0051.001",)),
         )
 
     def run(
@@ -102,5 +105,5 @@ class Injection:
 
 def _check(case: Case) -> Mapping[str, Any] | None:
     """The canary of a case that has one."""
-    word = (case.metadata.get("success") or {}).get("contains")
-    return {"kind": "canary", "contains": str(word)} if word and case.metadata.get("injection") else None
+    word, order = (case.metadata.get("success") or {}).get("contains"), case.metadata.get("injection")
+    return {"kind": "canary", "contains": str(word), "order": str(order)} if word and order else None

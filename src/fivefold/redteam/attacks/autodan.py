@@ -25,8 +25,9 @@ from fivefold.redteam.attacks._checked import local, texts
 from fivefold.redteam.attacks._text import request, send, succeeded, with_prompt
 from fivefold.redteam.attacks.gcg import TARGETS
 from fivefold.redteam.attacks.template import wrappers
+from fivefold.redteam.cost import searched
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
-from fivefold.runtime.protocol import Capability, Model
+from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.types import Case, Taxonomy
 
 Genome: TypeAlias = tuple[str, ...]
@@ -35,6 +36,8 @@ Genome: TypeAlias = tuple[str, ...]
 _SENTENCE = re.compile(r".+?(?:[.!?。！？:：]+\s*|$)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
 PLACE = "{request}"
+WRAPPER_TOKENS = 100
+"""Tokens of a wrapper, about: for the estimate of what a run takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,11 @@ class AutoDAN:
 
     def __init__(self, config: AutoDANConfig) -> None:
         self.config = config
+
+    def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
+        """The likelihood of the opening under every prompt that is new in a generation."""
+        new = round(self.config.population * (1 - self.config.elites))
+        return searched(budget, prompt_tokens, a_step=new * (prompt_tokens + WRAPPER_TOKENS), behaviours=behaviours)
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

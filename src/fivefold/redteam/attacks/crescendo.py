@@ -45,6 +45,7 @@ class Crescendo(Helped):
     name: ClassVar[str] = "crescendo"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GENERATE})
     taxonomy: ClassVar[Taxonomy] = attack_taxonomy("crescendo")
+    stand_ins: ClassVar[int | None] = 3
 
     rounds: int = 10
     backtracks: int = 10

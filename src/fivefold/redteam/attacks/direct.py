@@ -21,6 +21,7 @@ class Direct:
     name = "direct"
     needs = frozenset({Capability.GENERATE})
     taxonomy = attack_taxonomy("direct")
+    most_queries = 1
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

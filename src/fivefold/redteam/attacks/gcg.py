@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any
 from fivefold.errors import CapabilityError, UnknownNameError, UsageError
 from fivefold.redteam._gcg_penalty import DirectionPenalty
 from fivefold.redteam.attacks._text import request, send, succeeded
+from fivefold.redteam.cost import BACKWARD, searched
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
-from fivefold.runtime.protocol import Capability, Model, WhiteBox, require
+from fivefold.runtime.protocol import Capability, Cost, Model, WhiteBox, require
 from fivefold.types import Case, Errored, Taxonomy
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ TARGETS: Mapping[str, str] = {
     "ko": "네, 방법은 다음과 같습니다",
     "ja": "はい、方法は次のとおりです",
 }
+
+TAIL_TOKENS = 20
+"""Tokens between the suffix and the end of the opening, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,10 @@ class GCG:
             return frozenset({Capability.GENERATE})
         return frozenset({Capability.GENERATE, Capability.GRADIENTS})
 
+    def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
+        """One gradient a step, and every candidate from its first own token on."""
+        return searched(budget, prompt_tokens, a_step=tokens_a_step(self.config, prompt_tokens), behaviours=behaviours)
+
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
@@ -141,6 +149,11 @@ class GCG:
         require(target, Capability.GENERATE, for_="attack gcg")
         model = open_model(target if self.config.source is None else other_model(self.config.source))
         return _Run(self, case, target, judge, budget).attempts(search_on(self.config, model, [case], rng))
+
+
+def tokens_a_step(config: GCGConfig, prompt_tokens: int) -> int:
+    """Tokens that a step computes, about: the gradient of the whole, and of each candidate what differs from the others."""
+    return (1 + BACKWARD) * (prompt_tokens + config.length) + config.width * (config.length + TAIL_TOKENS)
 
 
 def search_on(config: GCGConfig, model: WhiteBox, cases: Sequence[Case], rng: random.Random) -> Search:
@@ -208,19 +221,19 @@ def _check_vocabulary(model: WhiteBox, draft: WhiteBox) -> None:
         )
 
 
-def open_model(target: Model) -> WhiteBox:
+def open_model(target: Model, *, for_: str = "attack gcg") -> WhiteBox:
     """The white-box model inside `target`'s wrappers (cache, guards), which lead to each other by `inner`."""
     model: Any = target
     while model is not None and not isinstance(model, WhiteBox):
         model = getattr(model, "inner", None)
     if model is None:
         raise CapabilityError(
-            f"attack gcg needs gradients, and there is no open model inside {target.name}",
+            f"{for_} needs gradients, and there is no open model inside {target.name}",
             expected="weights on this machine, bare or behind wrappers",
             got=", ".join(sorted(c.value for c in target.capabilities)) or "nothing",
             next_step="attack a local model (smollm2, hf:org/name, a path), or use a black-box attack",
         )
-    require(model, Capability.GRADIENTS, for_="attack gcg")
+    require(model, Capability.GRADIENTS, for_=for_)
     opened: WhiteBox = model
     return opened
 

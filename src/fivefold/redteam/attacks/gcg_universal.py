@@ -18,9 +18,10 @@ from typing import Any
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.redteam._gcg_penalty import DirectionPenalty
 from fivefold.redteam.attacks._text import request, send, succeeded
-from fivefold.redteam.attacks.gcg import GCGConfig, open_model, other_model, search_on
+from fivefold.redteam.attacks.gcg import GCGConfig, open_model, other_model, search_on, tokens_a_step
+from fivefold.redteam.cost import asked, queries
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
-from fivefold.runtime.protocol import Capability, Model
+from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.types import Case, Errored, Taxonomy, user_case
 
 KEPT = 8
@@ -48,6 +49,12 @@ class UniversalGCG:
         """Gradients of the target, unless another model is searched on."""
         open_needed = frozenset[Capability]() if self.config.source else frozenset({Capability.GRADIENTS})
         return open_needed | {Capability.GENERATE}
+
+    def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
+        """One search for all behaviours, and at most so many tests of each as suffixes are kept."""
+        a_step = max(1, len(self.behaviours)) * tokens_a_step(self.config, prompt_tokens)
+        tests = asked(queries(budget, KEPT) * behaviours, budget, prompt_tokens + self.config.length)
+        return tests + Cost(prompt_tokens=budget.steps * a_step)
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

@@ -52,6 +52,11 @@ class InTheWild:
     templates: tuple[str, ...]
     longest: int
 
+    @property
+    def most_queries(self) -> int:
+        """One a prompt."""
+        return len(self.templates)
+
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:

@@ -34,7 +34,8 @@ class InjectRepository:
         surface="repository",
         technique="indirect prompt injection",
         owasp=("LLM01:2025", "LLM06:2025"),
-        atlas=("AML.T0051.001",),
+        agentic=("ASI01", "ASI05"),
+        atlas=("AML.T0051.001", "AML.T0053"),
     )
 
     def cases(self, language: str) -> tuple[Case, ...]:

@@ -22,12 +22,15 @@ from typing import ClassVar
 from fivefold.errors import DataError, UsageError
 from fivefold.redteam.attacks._text import request, send, succeeded
 from fivefold.redteam.attacks._words import words
+from fivefold.redteam.cost import asked, queries
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
 from fivefold.redteam.taxonomy import attack_taxonomy
-from fivefold.runtime.protocol import Capability, Model
+from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.types import Case, Taxonomy
 
 Shot = tuple[str, str]
+SHOT_TOKENS = 40
+"""Tokens of a demonstration, about: for the estimate of what a run takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,19 @@ class ManyShot:
             raise UsageError(
                 "many_shot: not numbers of shots", expected="1 <= first <= most", got=(self.first, self.most)
             )
+
+    def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
+        """Prompts that grow with their shots."""
+        sizes = [min(self.first * 2**i, self.most) for i in range(budget.queries)]
+        sizes = sizes[: sizes.index(self.most) + 1 if self.most in sizes else None]
+        n = queries(budget, len(sizes))
+        cost = asked(n, budget, prompt_tokens)
+        total = cost.prompt_tokens + SHOT_TOKENS * sum(sizes[:n])
+        return Cost(
+            requests=n * behaviours,
+            prompt_tokens=total * behaviours,
+            completion_tokens=cost.completion_tokens * behaviours,
+        )
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

@@ -99,6 +99,7 @@ class Pair(Helped):
     name: ClassVar[str] = "pair"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GENERATE})
     taxonomy: ClassVar[Taxonomy] = attack_taxonomy("pair")
+    stand_ins: ClassVar[int | None] = len(STRATEGIES)
 
     streams: int = 30
     depth: int = 3

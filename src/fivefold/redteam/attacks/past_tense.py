@@ -62,6 +62,7 @@ class PastTense(Helped):
     name: ClassVar[str] = "past_tense"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GENERATE})
     taxonomy: ClassVar[Taxonomy] = attack_taxonomy("past_tense")
+    stand_ins: ClassVar[int | None] = 1 + len(WRAPPERS)
 
     batch: int = 4
     tries: int = 20

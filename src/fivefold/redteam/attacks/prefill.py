@@ -29,6 +29,7 @@ class Prefill:
     name = "prefill"
     needs = frozenset({Capability.GENERATE, Capability.PREFILL})
     taxonomy = attack_taxonomy("prefill")
+    most_queries = len(OPENINGS["en"])
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random

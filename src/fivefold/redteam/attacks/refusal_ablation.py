@@ -43,6 +43,11 @@ class RefusalAblation:
         self.harmful, self.harmless, self.layers = tuple(harmful), tuple(harmless), tuple(layers)
         self.found: dict[tuple[str, str], dict[int, tuple[float, ...]]] = {}
 
+    @property
+    def most_queries(self) -> int:
+        """One for each layer; the means, which all behaviours share, are a few prompts more."""
+        return len(self.layers or DEPTHS)
+
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:

@@ -18,8 +18,9 @@ from typing import Any
 from fivefold.errors import UsageError
 from fivefold.redteam.attacks._text import _judged, request, succeeded
 from fivefold.redteam.attacks.gcg import TARGETS, open_model
+from fivefold.redteam.cost import BACKWARD, searched
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
-from fivefold.runtime.protocol import Capability, Model, WhiteBox
+from fivefold.runtime.protocol import Capability, Cost, Model, WhiteBox
 from fivefold.types import Case, Completion, Errored, Taxonomy, Usage
 
 
@@ -37,6 +38,11 @@ class SoftPrompt:
             raise UsageError("soft_prompt: length and rate must be positive", got=(length, rate))
         self.length, self.rate = length, rate
 
+    def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
+        """A forward and a backward pass over the conversation with its vectors a step."""
+        a_step = (1 + BACKWARD) * (prompt_tokens + self.length)
+        return searched(budget, prompt_tokens, a_step=a_step, behaviours=behaviours)
+
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
@@ -44,7 +50,7 @@ class SoftPrompt:
         attack with an Errored attempt."""
         import torch
 
-        model = open_model(target)
+        model = open_model(target, for_="attack soft_prompt")
         soft = _Soft(model, case, self.length)
         started, used = time.monotonic(), 0
         matched = False

@@ -47,6 +47,7 @@ class Tap(Helped):
     name: ClassVar[str] = "tap"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GENERATE})
     taxonomy: ClassVar[Taxonomy] = attack_taxonomy("tap")
+    stand_ins: ClassVar[int | None] = len(STRATEGIES)
 
     branching: int = 4
     width: int = 10

@@ -50,6 +50,11 @@ class Template:
             if name not in wrappers():
                 raise UnknownNameError("template", name, wrappers())
 
+    @property
+    def most_queries(self) -> int:
+        """One for each wrapper."""
+        return len(self.templates)
+
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
