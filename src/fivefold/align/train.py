@@ -152,7 +152,7 @@ def backward(
     module = causal_lm(trained)
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
     total, metrics, computed = 0.0, dict[str, float](), 0
-    weights = [sum(len(a) for a in i.answers) if loss_module.REDUCTION == "token" else 1 for i in batch]
+    weights = [i.n_learnt if loss_module.REDUCTION == "token" else 1 for i in batch]
     for indices in rows_of(batch, limit):
         of_row = [batch[i] for i in indices]
         row = pack(of_row)

@@ -122,11 +122,7 @@ def fitting(items: Sequence[Item], loss: str) -> list[Item]:
         return list(items)
     if kind == "single":
         return chosen_items(items)
-    singles = [
-        Item(prompt=i.prompt, answers=(answer,), group=i.group, label=good)
-        for i in items
-        for answer, good in zip(i.answers, (True, False), strict=True)
-    ]
+    singles = [replace(i.only(which), label=which == 0) for i in items for which in (0, 1)]
     return mismatched(singles)
 
 
