@@ -11,6 +11,8 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from fivefold.align._loop import TrainConfig
+from fivefold.align.losses._base import config_of, load
 from fivefold.errors import UnknownNameError, UsageError
 
 T = TypeVar("T")
@@ -27,7 +29,18 @@ def overridden(config: T, changes: Sequence[str]) -> T:
         except yaml.YAMLError as error:
             raise UsageError(f"{name.strip()}: {text!r} cannot be read", expected="a YAML value") from error
         config = _changed(config, name.strip().split("."), value, name.strip())
+    check_losses(config)
     return config
+
+
+def check_losses(config: Any) -> None:
+    """Raise UnknownNameError for a loss, or an option of one, that is not there, wherever it stands in a configuration: a
+    recipe of several stages then fails before its first."""
+    if isinstance(config, TrainConfig):
+        config_of(load(config.loss), config.loss_options)
+    elif dataclasses.is_dataclass(config):
+        for field in dataclasses.fields(config):
+            check_losses(getattr(config, field.name))
 
 
 def changes_of(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:

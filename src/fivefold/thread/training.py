@@ -119,10 +119,9 @@ def problems_from(data: Path | None) -> tuple[list[Case], list[Case], Origin]:
 
 def panel_from(limit: int | None) -> Panel:
     """Held-out cases of the shipped suites, in English."""
-    n = min(HELD_OUT, limit or HELD_OUT)
-    harmful, benign = (suite(s).cases(languages=["en"], split="test", limit=n) for s in ("core-harms", "core-benign"))
-    capability = [c for c in suite("core-capability").cases(languages=["en"]) if c.choices][:n]
-    return Panel(harmful=harmful, benign=benign, capability=capability)
+    harmful, benign = (suite(s).cases(languages=["en"], split="test") for s in ("core-harms", "core-benign"))
+    capability = [c for c in suite("core-capability").cases(languages=["en"]) if c.choices]
+    return Panel(harmful=harmful, benign=benign, capability=capability).first(min(HELD_OUT, limit or HELD_OUT))
 
 
 def _pairs(ask: Training, recipe: str) -> tuple[tuple[Preference, ...], Mapping[str, Path]]:
@@ -154,7 +153,7 @@ def _grpo(ask: Training) -> RecipeResult:
     name = gsm8k.SOURCE.folder if ask.data is None else ask.data.name
     rows = case_rows(sorted(train, key=lambda c: digest(c.id)))
     ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, more={f"{name}, held out": held_out})
-    measured = sorted(held_out, key=lambda c: digest(c.id))[:HELD_OUT]
+    measured = sorted(held_out, key=lambda c: digest(c.id))
     made = "answers sampled from the model that is trained, scored by the reward"
     files = ask.leave(ready.sheet("grpo", ask.model, [origin], made=made))
     result = grpo(ask.model, ready.rows, out=ask.out, held_out=measured, config=config, on_step=ask.on_step)
@@ -166,7 +165,8 @@ def _constitutional(ask: Training) -> RecipeResult:
     constitution = load_constitution(ask.constitution)
     requests, origins = requests_from(ask.data, ask.limit)
     rows = [row for cases in requests for row in case_rows(cases)]
-    ready = prepare(rows, policy=ask.contaminated, kinds=lambda c: "harmless requests" if _benign(c) else "requests")
+    policy = "drop" if ask.data is None and ask.contaminated == "refuse" else ask.contaminated
+    ready = prepare(rows, policy=policy, kinds=lambda c: "harmless requests" if _benign(c) else "requests")
     judge = ask.feedback or ask.model
     made = (
         f"answers by {ask.model.name}, critiques, revisions and labels by {judge.name} "

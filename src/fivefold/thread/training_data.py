@@ -78,16 +78,17 @@ def prepare(
     more: Mapping[str, Sequence[Case]] | None = None,
     kinds: Callable[[R], str] | None = None,
 ) -> Prepared[R]:
-    """Rows without near repetitions and without held-out cases, at most `limit` of them, the languages in turn.
+    """At most `limit` rows, the languages in turn, without near repetitions and without held-out cases.
 
     `more` names further held-out cases (a benchmark's test file). `kinds` names the kind that a kept row counts as.
     DataError when trained rows repeat held-out cases and the policy is `refuse`, or when nothing is left.
     """
     if policy not in get_args(Policy):
         raise UnknownNameError("policy for contaminated data", policy, get_args(Policy))
-    counts = {"read": len(rows)}
-    kept = _distinct(rows, kinds or (lambda value: ""))
-    counts["near repetitions left out"] = len(rows) - len(kept)
+    chosen = in_turn(rows, limit)
+    counts = {"read": len(rows), "left out by the limit": len(rows) - len(chosen)}
+    kept = _distinct(chosen, kinds or (lambda value: ""))
+    counts["near repetitions left out"] = len(chosen) - len(kept)
     held = {
         **held_out_suites(),
         **{name: [(c.id, last_block(c)) for c in cases] for name, cases in (more or {}).items()},
@@ -99,15 +100,13 @@ def prepare(
         dirty = {o.trained for o in found}
         kept = [r for r in kept if r.id not in dirty]
         counts["left out for repeating held-out cases"] = len(dirty)
-    chosen = in_turn(kept, limit)
-    counts["left out by the limit"] = len(kept) - len(chosen)
-    if not chosen:
+    if not kept:
         raise DataError("no training data is left", got=", ".join(f"{n} {name}" for name, n in counts.items()))
-    counts |= Counter(kinds(r.value) for r in chosen) if kinds else {"trained on": len(chosen)}
+    counts |= Counter(kinds(r.value) for r in kept) if kinds else {"trained on": len(kept)}
     return Prepared(
-        rows=tuple(r.value for r in chosen),
+        rows=tuple(r.value for r in kept),
         counts=counts,
-        languages=dict(Counter(r.language for r in chosen).most_common()),
+        languages=dict(Counter(r.language for r in kept).most_common()),
         check=Check(
             against={name: len(texts) for name, texts in held.items()},
             digest=digest([list(text) for texts in held.values() for text in texts]),
