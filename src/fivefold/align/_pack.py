@@ -24,6 +24,8 @@ class Item:
     SFT has one answer, a preference pair two (chosen, rejected), an answer with a `label` its own and a mismatched one
     (`mismatched`). Only answer tokens are trained on. `group` names the kind of item for the record; items of one `twin`
     are trained on in one step where they fit (a harmful request and its look-alike: what they share cancels out).
+    An answer may hold what others said, a tool's result or a user's reply: `learnt` then marks, for each answer, its
+    tokens that the assistant wrote, and the others are read and never trained on.
     """
 
     prompt: tuple[int, ...]
@@ -31,6 +33,21 @@ class Item:
     group: str = ""
     label: bool = True
     twin: str = ""
+    learnt: tuple[tuple[bool, ...], ...] | None = None
+
+    @property
+    def n_learnt(self) -> int:
+        """Answer tokens that are trained on."""
+        return sum(len(a) for a in self.answers) if self.learnt is None else sum(map(sum, self.learnt))
+
+    def only(self, which: int) -> Item:
+        """The same prompt with one of the answers."""
+        learnt = None if self.learnt is None else (self.learnt[which],)
+        return replace(self, answers=(self.answers[which],), learnt=learnt)
+
+    def marks(self, which: int) -> tuple[bool, ...]:
+        """Which tokens of an answer are trained on."""
+        return (True,) * len(self.answers[which]) if self.learnt is None else self.learnt[which]
 
     @property
     def n_tokens(self) -> int:
@@ -119,11 +136,14 @@ def pack(items: Sequence[Item]) -> Row:
     for item in items:
         start, tree, of_item = len(tokens), _Tree(shared), []
         prompt = tree.insert(item.prompt[shared:])
-        for answer in item.answers:
+        for which, answer in enumerate(item.answers):
             path = [prompt[-1], *tree.insert(answer[:-1], prompt[-1])]
-            of_item.append(slice(len(read), len(read) + len(answer)))
-            read += [start + node for node in path]
-            want += answer
+            first = len(read)
+            for node, token, learnt in zip(path, answer, item.marks(which), strict=True):
+                if learnt:
+                    read.append(start + node)
+                    want.append(token)
+            of_item.append(slice(first, len(read)))
         tokens += tree.tokens
         depth += tree.depth
         blocks.append((start, len(tokens), tree.within()))
@@ -142,9 +162,12 @@ def pack(items: Sequence[Item]) -> Row:
 def mismatched(items: Sequence[Item]) -> list[Item]:
     """Items of one answer, each with the next item's answer beside its own: what KTO estimates its KL term from."""
     following = [*items[1:], *items[:1]]
-    return [
-        replace(item, answers=(*item.answers, other.answers[0])) for item, other in zip(items, following, strict=True)
-    ]
+    return [_beside(item, other) for item, other in zip(items, following, strict=True)]
+
+
+def _beside(item: Item, other: Item) -> Item:
+    learnt = None if item.learnt is None and other.learnt is None else (item.marks(0), other.marks(0))
+    return replace(item, answers=(*item.answers, other.answers[0]), learnt=learnt)
 
 
 def rows_of(items: Sequence[Item], limit: int) -> Iterator[list[int]]:

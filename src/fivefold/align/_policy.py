@@ -132,7 +132,9 @@ def check_packing(module: Any, items: Sequence[Item], plain: Any, lower: Lower |
     """Raise TrainingError unless `module` gives in a packed row what `plain` gives one sequence at a time."""
     row = pack(items)
     packed = answer_logps(module, row, lower(items, row) if lower else None)
-    apart = torch.cat([_plain(plain, item.prompt, answer) for item in items for answer in item.answers])
+    apart = torch.cat(
+        [_plain(plain, i.prompt, answer)[list(i.marks(k))] for i in items for k, answer in enumerate(i.answers)]
+    )
     worst = (packed - apart).abs().max().item()
     if worst > (1e-3 if module.dtype == torch.float32 else 0.25):
         raise TrainingError(

@@ -81,7 +81,7 @@ def _backward(
 ) -> tuple[float, dict[str, float], int]:
     """One batch's gradient of the mean divergence per answer token, row by row."""
     total, tokens = 0.0, 0
-    n = sum(len(item.answers[0]) for item in batch)
+    n = sum(item.n_learnt for item in batch)
     for indices in rows_of(batch, row_tokens):
         row = pack([batch[i] for i in indices])
         states = answer_states(module, row)

@@ -1,13 +1,18 @@
-"""Change a nested frozen configuration by dotted names: `rl.rounds=4`, `sft.lr=1e-4`."""
+"""Change a nested frozen configuration by dotted names: `rl.rounds=4`, `sft.lr=1e-4`, `train.loss_options.beta=0.2`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, TypeVar
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
+from fivefold.align._loop import TrainConfig
+from fivefold.align.losses._base import config_of, load
 from fivefold.errors import UnknownNameError, UsageError
 
 T = TypeVar("T")
@@ -17,36 +22,81 @@ def overridden(config: T, changes: Sequence[str]) -> T:
     """`config` with `name=value` changes; values are YAML. An unknown name or a value of another type is refused."""
     for change in changes:
         name, equals, text = change.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             raise UsageError(f"{change!r} is no change", expected="name=value, say rl.rounds=4")
-        config = _changed(config, name.strip().split("."), yaml.safe_load(text), name.strip())
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{name.strip()}: {text!r} cannot be read", expected="a YAML value") from error
+        config = _changed(config, name.strip().split("."), value, name.strip())
+    check_losses(config)
     return config
 
 
+def check_losses(config: Any) -> None:
+    """Raise UnknownNameError for a loss, or an option of one, that is not there, wherever it stands in a configuration: a
+    recipe of several stages then fails before its first."""
+    if isinstance(config, TrainConfig):
+        config_of(load(config.loss), config.loss_options)
+    elif dataclasses.is_dataclass(config):
+        for field in dataclasses.fields(config):
+            check_losses(getattr(config, field.name))
+
+
+def changes_of(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The same changes from a nested mapping, as a plan writes them."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from changes_of(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}={json.dumps(value, ensure_ascii=False)}"
+
+
 def _changed(config: T, path: list[str], value: Any, whole: str) -> T:
-    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
-    known = {f.name for f in dataclasses.fields(config)}
+    known = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     if path[0] not in known:
-        raise UnknownNameError("setting", whole, known)
+        raise UnknownNameError("setting", whole, _near(config, path, whole))
     old = getattr(config, path[0])
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(old):
-            raise UsageError(f"{whole}: {path[0]} has no settings of its own")
+    if len(path) == 1:
+        return dataclasses.replace(config, **{path[0]: _checked(config, path[0], value, whole)})  # type: ignore[type-var]
+    if dataclasses.is_dataclass(old):
         new: Any = _changed(old, path[1:], value, whole)
+    elif isinstance(old, Mapping) and len(path) == 2:
+        new = {**old, path[1]: value}
     else:
-        new = _like(old, value, whole)
-    return dataclasses.replace(config, **{path[0]: new})
+        raise UsageError(f"{whole}: {path[0]} has no settings of its own")
+    return dataclasses.replace(config, **{path[0]: new})  # type: ignore[type-var]
 
 
-def _like(old: Any, value: Any, whole: str) -> Any:
-    """`value` in the type of what stands there; 1e-4, which YAML reads as text, is a number where one is wanted."""
-    if isinstance(old, float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif isinstance(old, tuple) and isinstance(value, list):
-        return tuple(value)
-    elif old is None or type(old) is type(value) or (isinstance(old, dict) and isinstance(value, dict)):
-        return value
-    raise UsageError(f"{whole} does not take this value", expected=type(old).__name__, got=repr(value))
+def _near(config: Any, path: Sequence[str], whole: str) -> list[str]:
+    """Every setting at this depth by its whole dotted name, so that the nearest one can be suggested as it is typed."""
+    above = whole.split(".")[: -len(path)]
+    return [".".join([*above, name]) for name in _names(config)]
+
+
+def _names(config: Any) -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        yield field.name
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from (f"{field.name}.{name}" for name in _names(value))
+
+
+@cache
+def _type_of(owner: type, name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(owner)[name])
+
+
+def _checked(config: Any, name: str, value: Any, whole: str) -> Any:
+    """`value` as the setting's declared type; 1e-4, which YAML reads as text, is a number where one is wanted."""
+    hint = str({f.name: f.type for f in dataclasses.fields(config)}[name])
+    try:
+        if isinstance(value, bool) and "bool" not in hint:
+            raise ValueError("a truth value")
+        found = _type_of(type(config), name).validate_python(value)
+    except (ValidationError, ValueError) as error:
+        raise UsageError(f"{whole} does not take this value", expected=hint, got=repr(value)) from error
+    numbers = [x for x in (found if isinstance(found, tuple) else (found,)) if isinstance(x, (int, float))]
+    if any(x < 0 for x in numbers):
+        raise UsageError(f"{whole} does not take this value", expected=f"{hint}, not below 0", got=repr(value))
+    return found

@@ -7,7 +7,7 @@ the base model on its own answers. One alone says nothing: a model that refuses 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fivefold.align._adapter import packed_copy
 from fivefold.align._pack import Item
@@ -31,6 +31,15 @@ class Panel:
     """Questions with `choices` and the index of the right one as `target`."""
     max_new_tokens: int = 32
     """Longest answer that is judged."""
+
+    def first(self, n: int) -> Panel:
+        """At most `n` cases of each part, spread over it."""
+        harmful, benign, capability = (_spread(part, n) for part in (self.harmful, self.benign, self.capability))
+        return replace(self, harmful=harmful, benign=benign, capability=capability)
+
+
+def _spread(cases: Sequence[Case], n: int) -> list[Case]:
+    return [cases[i * len(cases) // n] for i in range(n)] if n < len(cases) else list(cases)
 
 
 def measure(

@@ -92,6 +92,11 @@ class RLConfig:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """What is an alarm, and what follows."""
 
+    def __post_init__(self) -> None:
+        for name in ("rounds", "prompts", "samples", "max_new_tokens", "gold_every", "keep_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is too small", expected="at least 1", got=getattr(self, name))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RLResult:

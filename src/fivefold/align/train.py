@@ -216,7 +216,7 @@ def backward(
     """
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
     rows = list(rows_of(batch, limit))
-    weights = [sum(len(a) for a in i.answers) if loss_module.REDUCTION == "token" else 1 for i in batch]
+    weights = [i.n_learnt if loss_module.REDUCTION == "token" else 1 for i in batch]
 
     def one_row(r: int) -> Part:
         of_row = [batch[i] for i in rows[r]]

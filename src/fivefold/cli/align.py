@@ -1,29 +1,56 @@
-"""`fivefold align RECIPE`: train a new model version."""
+"""`fivefold align RECIPE`: train a new model version; `fivefold align audit`: from a behaviour back to the principles that
+it was trained by."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from fivefold.cli.output import JsonFlag, ModelOption, console, error_console, print_json
+from fivefold.cli.output import JsonFlag, console, error_console, measurement_row, print_json, table
+
+if TYPE_CHECKING:
+    from fivefold.align.data.datasheet import Datasheet
+
+TRAIN = "train"
+EVERY = 2.0
+"""Seconds between two lines of progress."""
+
+
+class _Recipes(TyperGroup):
+    """`align RECIPE …` is `align train RECIPE …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Arguments that begin with no command of the group are `train`'s."""
+        return super().parse_args(ctx, args if args and args[0] in self.commands else [TRAIN, *args])
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    app.command()(align)
+    group = typer.Typer(cls=_Recipes, help="Train a new model version with a recipe, or from a plan.")
+    group.command(TRAIN, no_args_is_help=True, epilog="See also: fivefold align audit --help")(align)
+    group.command()(audit)
+    app.add_typer(group, name="align")
 
 
 def align(
-    recipe: Annotated[str, typer.Argument(help="A recipe (fivefold list recipes).")],
-    model: ModelOption = "smollm2",
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe (fivefold list recipes), or a plan: plans/align/rlhf.yaml.", metavar="RECIPE"),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="smollm2 (the default), hf:org/name or a path: a model with open weights."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="JSONL of training data; the recipe's own when left out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adapter.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adapter and its records.")] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -33,26 +60,58 @@ def align(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the recipe, say rl.rounds=4; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    contaminated: Annotated[
+        str | None,
+        typer.Option(
+            "--contaminated",
+            help="When training data repeats held-out cases of a suite: refuse (the default), drop them, or keep them.",
+        ),
+    ] = None,
+    feedback: Annotated[
+        str | None, typer.Option("--feedback", help="constitutional: the model that criticises and labels.")
+    ] = None,
+    constitution: Annotated[
+        Path | None, typer.Option("--constitution", help="constitutional: a constitution of your own (YAML).")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Train MODEL with a recipe; the result is a model version with its parent recorded."""
+    """Train MODEL with a recipe; the result is a model version with its parent recorded.
+
+    Kill it and run the same command again: it goes on where it was.
+    """
+    from fivefold.thread.align_plan import AlignPlan, read_align_plan
     from fivefold.thread.opened import align_model
 
     _say_what_it_takes()
-
-    def watch(stage: str, step: int, total: int, value: float) -> None:
-        error_console().print(f"{stage} {step}/{total} {value:.3f}", markup=False)
-
+    planned = Path(recipe).suffix in (".yaml", ".yml")
+    plan = read_align_plan(Path(recipe)) if planned else AlignPlan(fivefold=1, recipe=recipe)
+    watch = _Watch()
     result = align_model(
-        recipe, model, data=data, out=out, limit=limit, seed=seed, changes=settings or (), on_step=watch
+        plan.recipe,
+        model or plan.model,
+        data=data or plan.data,
+        out=out,
+        limit=limit or plan.limit,
+        seed=plan.seed if seed is None else seed,
+        changes=[*plan.changes, *(settings or ())],
+        contaminated=contaminated or plan.contaminated,
+        feedback=feedback or plan.feedback,
+        constitution=constitution or plan.constitution,
+        on_step=watch.step,
+        on_data=watch.data,
     )
     if json:
         print_json(result)
         return
     for sentence in result["sentences"]:
-        console().print(sentence, markup=False)
-    console().print(f"adapter {result['adapter']}\nversion {result['version']}", markup=False, soft_wrap=True)
+        console().print(sentence, markup=False, soft_wrap=True)
+    if result["measurements"]:
+        table("", ("metric", "slice", "estimate", "interval", "n"), map(measurement_row, result["measurements"]))
+    for name in ("adapter", "version", "run"):
+        console().print(f"{name} {result[name]}", markup=False, soft_wrap=True)
+    for name, path in result["files"].items():
+        console().print(f"{name} {path}", markup=False, soft_wrap=True)
 
 
 def _say_what_it_takes() -> None:
@@ -62,3 +121,54 @@ def _say_what_it_takes() -> None:
         log.addHandler(logging.StreamHandler(sys.stderr))
         log.setLevel(logging.INFO)
         log.propagate = False
+
+
+class _Watch:
+    """Progress on standard error: what is trained on, then a line a stage and one every two seconds."""
+
+    def __init__(self) -> None:
+        self._stage, self._said = "", 0.0
+
+    def data(self, sheet: Datasheet) -> None:
+        """What was read, before anything is trained."""
+        error_console().print(sheet.summary(), markup=False)
+
+    def step(self, stage: str, step: int, total: int, value: float) -> None:
+        """One step or round, with its loss or reward."""
+        now = time.monotonic()
+        if stage != self._stage or step == total or now - self._said >= EVERY:
+            self._stage, self._said = stage, now
+            error_console().print(f"{stage} {step}/{total} {value:.3f}", markup=False)
+
+
+def audit(
+    run: Annotated[
+        str, typer.Argument(help="A run of the constitutional recipe, as it was printed, or its folder (--out).")
+    ],
+    case: Annotated[str | None, typer.Option("--case", help="One behaviour by its case's id; all without.")] = None,
+    principle: Annotated[str | None, typer.Option("--principle", help="One principle by its id; all without.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """From each behaviour that was trained on back to the principles it rests on: answers, critiques, labels."""
+    from fivefold.thread.audit import audit_of
+
+    found = audit_of(run, case=case, principle=principle)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (r["case"], r["stage"], ", ".join(r["principles"]), r["what"].replace("\n", " ")[:100]) for r in found["rows"]
+    ]
+    table(f"{found['constitution']}", ("behaviour", "stage", "principles", "what was learnt"), rows)
+    for cite, text in found["principles"].items():
+        console().print(f"{cite}: {text}", markup=False, soft_wrap=True)
+
+
+def recipes() -> list[tuple[str, str]]:
+    """Every recipe with the first sentence of its description."""
+    from importlib import import_module
+
+    from fivefold.thread.training import RECIPES
+
+    modules = {name: import_module(f"fivefold.align.recipes.{name}") for name in sorted(("patch", *RECIPES))}
+    return [(name, (module.__doc__ or "").split("\n")[0].rstrip(".")) for name, module in modules.items()]

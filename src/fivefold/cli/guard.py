@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from fivefold.cli.output import JsonFlag, print_json, table
+from fivefold.cli.output import JsonFlag, ModelOption, console, print_json, table
 
 group = typer.Typer(help="What guards say of a text, and how good they are.", no_args_is_help=True)
 
@@ -36,3 +37,42 @@ def check(
         rows = [(v.guard, v.action, "" if v.score is None else f"{v.score:.3f}", v.reason) for v in verdicts]
         table("Verdicts", ("guard", "action", "score", "reason"), rows)
     return 3 if any(v.action in ("block", "error") for v in verdicts) else 0
+
+
+@group.command()
+def train(
+    model: ModelOption = "smollm2",
+    constitution: Annotated[
+        Path | None, typer.Option("--constitution", help="A constitution of your own (YAML); the shipped one without.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="A model that checks the labels of what was written.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the guard and its records.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, say lists=12; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Train a constitutional classifier: MODEL writes requests from the constitution, the text guard learns from them."""
+    from fivefold.thread.constitutional_guard import train_constitutional_guard
+
+    found = train_constitutional_guard(
+        model, constitution=constitution, judge=judge, out=out, seed=seed, changes=settings or ()
+    )
+    if json:
+        print_json(found)
+        return
+    console().print(f"{found['constitution']}: " + ", ".join(f"{n} {k}" for k, n in found["written"].items()))
+    columns = [k for k in found["rows"][-1] if k not in ("trained on", "texts")]
+    rows = [[r["trained on"], r["texts"], *(_number(r.get(c)) for c in columns)] for r in found["rows"]]
+    table("Measured on requests that nothing was written from", ["trained on", "texts", *columns], rows)
+    for name in ("path", "digest", "run"):
+        console().print(f"{name} {found[name]}", markup=False, soft_wrap=True)
+
+
+def _number(value: dict[str, Any] | None) -> str:
+    if value is None or value["estimate"] is None:
+        return "not measured"
+    return f"{value['estimate']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"

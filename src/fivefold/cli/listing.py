@@ -43,9 +43,13 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         from fivefold.govern.gate import GATES, read_gate
 
         return [(p.stem, read_gate(p.stem).description.strip()) for p in sorted(GATES.glob("*.yaml"))]
+    if kind == "recipes":
+        from fivefold.cli.align import recipes
+
+        return recipes()
     kinds = {_plural(k): k for k in KINDS}
     if kind not in kinds:
-        raise UnknownNameError("kind", kind, [*kinds, "suites", "gates"])
+        raise UnknownNameError("kind", kind, [*kinds, "suites", "gates", "recipes"])
     found = registry(kinds[kind])
     return [(n, found.summary(n)) for n in found.names()]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fivefold.align._processes import one_process
-from fivefold.align.recipes.patch import PatchConfig, patch
+from fivefold.align.data.datasheet import Datasheet
+from fivefold.align.recipes.patch import OnPatch, PatchConfig, patch
 from fivefold.errors import DataError, UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.suites import suite
@@ -17,8 +18,11 @@ from fivefold.registry import registry
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, WhiteBox, require
 from fivefold.thread.mend import LANGUAGES, held_out, train_cases
-from fivefold.thread.training import RECIPES, identity, recorded, train_with
+from fivefold.thread.training import RECIPES, OnStage, Training, identity, recorded, train_with
+from fivefold.thread.training_data import case_rows, file_origin, prepare, shipped_origin
 from fivefold.types import Case, ModelVersion, digest
+
+OnData = Callable[[Datasheet], None]
 
 
 def interpret_model(method: str, spec: str, *, limit: int | None, out: Path | None) -> dict[str, Any]:
@@ -42,7 +46,6 @@ def interpret_model(method: str, spec: str, *, limit: int | None, out: Path | No
     return {"run": run, "rows": list(found.table), "artifacts": kept, "measurements": measured, "findings": []}
 
 
-OnStage = Callable[[str, int, int, float], None]
 RECORDS = ("training.json", "reward.json", "reinforcement.json", "process.json")
 """What the trainers call their records."""
 
@@ -56,24 +59,50 @@ def align_model(
     limit: int | None,
     seed: int,
     changes: Sequence[str] = (),
+    contaminated: str = "refuse",
+    feedback: str | None = None,
+    constitution: Path | None = None,
     on_step: OnStage | None = None,
+    on_data: OnData | None = None,
 ) -> dict[str, Any]:
-    """Train with a recipe; the adapter and every stage's metrics are kept as artifacts, and the new version is recorded
-    with its parent."""
+    """Train with a recipe; the adapter is kept as an artifact and the new version is recorded with its parent.
+
+    `contaminated` says what follows when training data repeats held-out cases (`training_data.Policy`); `feedback` and
+    `constitution` are the constitutional recipe's.
+    """
     one_process("a recipe")
-    if recipe == "patch":
-        if changes:
-            raise UsageError("the patch recipe takes no settings here", next_step="write them into a plan")
-        return _align_patch(spec, data=data, out=out, limit=limit, seed=seed)
-    if recipe not in RECIPES:
+    if recipe not in ("patch", *RECIPES):
         raise UnknownNameError("recipe", recipe, ("patch", *RECIPES))
-    model = _open_model(spec, "training")
-    run = identity(recipe, model, data, limit, seed, changes)
+    if recipe == "patch":
+        if changes or feedback or constitution:
+            raise UsageError("the patch recipe takes no settings here", next_step="write them into a plan")
+        return _align_patch(
+            spec,
+            data=data,
+            out=out,
+            limit=limit,
+            seed=seed,
+            contaminated=contaminated,
+            on_step=on_step,
+            on_data=on_data,
+        )
+    ask = Training(
+        model=_open_model(spec, "training"),
+        out=out or Path(),
+        data=data,
+        limit=limit,
+        seed=seed,
+        changes=changes,
+        contaminated=contaminated,
+        feedback=load(feedback) if feedback else None,
+        constitution=constitution,
+        on_step=on_step,
+        on_data=on_data,
+    )
+    model, run = ask.model, identity(recipe, ask)
     with Store.open() as store:
         folder = out or store.home / "runs" / run / recipe
-        result = train_with(
-            recipe, model, data=data, out=folder, limit=limit, seed=seed, changes=changes, on_step=on_step
-        )
+        result = train_with(recipe, replace(ask, out=folder))
         version = _record_version(store, model, result.path, spec, recipe, run)
         kept = [store.add_measurement(m) for m in recorded(result, run)]
         files = {
@@ -81,6 +110,7 @@ def align_model(
             for name, path in {**training_records(folder), **result.files}.items()
             if path.is_file()
         }
+        _record_training(store, recipe, version, files, result.data_digest, run)
     return {
         "run": run,
         "adapter": str(result.path),
@@ -97,25 +127,49 @@ def align_model(
     }
 
 
-def _align_patch(spec: str, *, data: Path | None, out: Path | None, limit: int | None, seed: int) -> dict[str, Any]:
+def _align_patch(
+    spec: str,
+    *,
+    data: Path | None,
+    out: Path | None,
+    limit: int | None,
+    seed: int,
+    contaminated: str,
+    on_step: OnStage | None,
+    on_data: OnData | None,
+) -> dict[str, Any]:
     harms, benign = _training_data(data)
+    kinds = {c.id: "harmful requests" for c in harms} | {c.id: "benign requests" for c in benign}
+    ready = prepare(case_rows([*harms, *benign]), policy=contaminated, kinds=lambda c: kinds[c.id])
     model = _open_model(spec, "training")
     with Store.open() as store:
         run = f"align-{digest(['patch', model.fingerprint, digest(harms), limit, seed])[:8]}"
         folder = out or store.home / "runs" / run / "patch"
+        shipped = [shipped_origin("core-harms", harms), shipped_origin("core-benign", benign)]
+        sheet = ready.sheet(
+            "patch",
+            model,
+            [file_origin(data)] if data else shipped,
+            made=f"answers by {model.name}, beside authored safe answers and everyday requests",
+        )
+        files = sheet.write(folder)
+        if on_data:
+            on_data(sheet)
         result = patch(
             model,
-            harms=harms,
-            benign=benign,
-            held_out=[*held_out("core-harms"), *held_out("core-benign")],
+            harms=[c for c in ready.rows if kinds[c.id].startswith("harmful")],
+            benign=[c for c in ready.rows if kinds[c.id].startswith("benign")],
+            held_out=[] if contaminated == "keep" else [*held_out("core-harms"), *held_out("core-benign")],
             out=folder,
             config=_config(limit, seed),
+            on_step=_watched(on_step),
         )
         version = _record_version(store, model, result.path, spec, "patch", run)
-        files = {
+        kept = {
             name: store.put_artifact(path, name=name, media_type="application/json", run=run).digest
-            for name, path in training_records(folder).items()
+            for name, path in {**training_records(folder), **files}.items()
         }
+        _record_training(store, "patch", version, kept, result.data_digest, run)
     examples = ", ".join(f"{n} {kind}" for kind, n in result.groups.items())
     return {
         "run": run,
@@ -128,7 +182,8 @@ def _align_patch(spec: str, *, data: Path | None, out: Path | None, limit: int |
             f"trained on {examples} in {result.seconds:.0f} s",
             f"loss {result.losses[0]:.3f} → {result.losses[-1]:.3f}",
         ],
-        "artifacts": files,
+        "files": {name: str(path) for name, path in files.items()},
+        "artifacts": kept,
         "measurements": [],
         "findings": [],
     }
@@ -138,6 +193,21 @@ def training_records(folder: Path) -> dict[str, Path]:
     """Every stage's record under a recipe's folder, by name: settings, estimate, and the metrics of every step."""
     found = (p for p in folder.rglob("*.json") if p.name in RECORDS)
     return {str(p.relative_to(folder)).replace("/", "-"): p for p in sorted(found)}
+
+
+def _watched(on_step: OnStage | None) -> OnPatch | None:
+    """The patch's own progress as a stage's."""
+    if on_step is None:
+        return None
+    return lambda seen: on_step(seen.stage, seen.step.step, seen.step.total, seen.step.loss)
+
+
+def _record_training(
+    store: Store, recipe: str, version: str, artifacts: Mapping[str, str], rows: str, run: str
+) -> None:
+    """What a version was made of, so that it can be told later: recipe, data, datasheet."""
+    body = {"recipe": recipe, "version": version, "data": rows, "artifacts": dict(artifacts)}
+    store.append_once("training", body, run=run)
 
 
 def _record_version(store: Store, model: WhiteBox, path: Path, spec: str, recipe: str, run: str) -> str:

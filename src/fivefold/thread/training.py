@@ -1,13 +1,19 @@
-"""Recipes of `fivefold align` beside the patch: what each is trained on when the user gives no data of their own."""
+"""Recipes of `fivefold align` beside the patch: what each is trained on when the user gives no data of their own.
+
+A recipe here is a function of one `Training`: it reads and prepares the data (`training_data.prepare`), leaves the
+datasheet in the output folder, and calls the recipe of `align`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fivefold.align.data.preferences import Preference, parse_preferences, read_preferences
+from fivefold.align.data.constitution import load_constitution
+from fivefold.align.data.datasheet import Datasheet, Origin
+from fivefold.align.data.preferences import Preference, parse_preferences
 from fivefold.align.data.sources import everyday
 from fivefold.align.options import overridden
 from fivefold.align.panel import Panel
@@ -16,14 +22,22 @@ from fivefold.align.recipes.constitutional import ConstitutionalConfig, constitu
 from fivefold.align.recipes.grpo import GRPOConfig, grpo
 from fivefold.align.recipes.preference import PreferenceConfig, preference
 from fivefold.align.recipes.rlhf import RLHFConfig, rlhf
-from fivefold.errors import DataError
+from fivefold.errors import DataError, UsageError
 from fivefold.evaluate.benchmarks import gsm8k
 from fivefold.evaluate.benchmarks._base import read_jsonl, turns
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.data import Source, read
 from fivefold.evaluate.suites import suite
-from fivefold.runtime.protocol import WhiteBox
-from fivefold.types import Case, digest, split_of
+from fivefold.runtime.protocol import Model, WhiteBox
+from fivefold.thread.training_data import (
+    case_rows,
+    file_origin,
+    preference_rows,
+    prepare,
+    shipped_origin,
+    source_origin,
+)
+from fivefold.types import Case, digest, digest_bytes, split_of
 
 HH = Source(
     folder="hh-rlhf-harmless",
@@ -37,23 +51,58 @@ HELD_OUT = 64
 """Held-out cases of a kind that a recipe measures on."""
 
 OnStage: TypeAlias = Callable[[str, int, int, float], None]
-Recipe: TypeAlias = Callable[
-    [WhiteBox, Path | None, Path, int | None, int, Sequence[str], OnStage | None], RecipeResult
-]
 
 
-def preferences_from(data: Path | None, limit: int | None) -> tuple[Preference, ...]:
-    """Pairs of a file, or of the mirrored human preferences on harmlessness; at most `limit`, by their hashes."""
-    found = read_preferences(data) if data else parse_preferences(read(HH, HH.files[0]), HH.folder)
-    return tuple(sorted(found, key=lambda p: p.id)[:limit])
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What `fivefold align` was asked for."""
+
+    model: WhiteBox
+    out: Path
+    data: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    changes: Sequence[str] = ()
+    contaminated: str = "refuse"
+    feedback: Model | None = None
+    constitution: Path | None = None
+    on_step: OnStage | None = None
+    on_data: Callable[[Datasheet], None] | None = None
+
+    def leave(self, sheet: Datasheet) -> Mapping[str, Path]:
+        """Write the datasheet and say that it is there, before anything is trained."""
+        files = sheet.write(self.out)
+        if self.on_data:
+            self.on_data(sheet)
+        return files
 
 
-def problems_from(data: Path | None, limit: int | None) -> tuple[list[Case], list[Case]]:
-    """Word problems to train on and held-out ones: of a file by split, or GSM8K's training file and its test file."""
+Recipe: TypeAlias = Callable[[Training], RecipeResult]
+
+
+def preferences_from(data: Path | None) -> tuple[tuple[Preference, ...], Origin]:
+    """Pairs of a file, or of the mirrored human preferences on harmlessness."""
+    if data is not None:
+        if not data.is_file():
+            raise DataError(f"{data} is not there", expected="a JSONL file of preferences")
+        return parse_preferences(data.read_bytes(), data.name), file_origin(data)
+    content = read(HH, HH.files[0])
+    return parse_preferences(content, HH.folder), source_origin(HH, HH.files[0], content)
+
+
+def problems_from(data: Path | None) -> tuple[list[Case], list[Case], Origin]:
+    """Word problems to train on, and held-out ones: of a file by split, or GSM8K's training file and its test file."""
     if data is not None:
         cases = read_cases(data)
         train, rest = ([c for c in cases if (c.split == "train") is side] for side in (True, False))
-        return train[:limit], rest[:HELD_OUT]
+        without = [c.id for c in cases if c.target is None]
+        if without or not train:
+            raise DataError(
+                f"{data} holds no problems to learn from",
+                expected="cases whose target is a number, some of the train split",
+                got=f"{len(without)} cases without a target, {len(train)} of the train split",
+            )
+        return train, rest, file_origin(data)
     rows = read_jsonl(gsm8k.SOURCE, "train.jsonl")
     made = [
         Case(
@@ -64,78 +113,100 @@ def problems_from(data: Path | None, limit: int | None) -> tuple[list[Case], lis
         )
         for i, row in enumerate(rows)
     ]
-    return made[:limit], gsm8k.cases(shots=0)[: min(HELD_OUT, limit or HELD_OUT)]
+    origin = source_origin(gsm8k.SOURCE, "train.jsonl", read(gsm8k.SOURCE, "train.jsonl"))
+    return made, list(gsm8k.cases(shots=0)), origin
 
 
 def panel_from(limit: int | None) -> Panel:
     """Held-out cases of the shipped suites, in English."""
-    n = min(HELD_OUT, limit or HELD_OUT)
-    harmful, benign = (suite(s).cases(languages=["en"], split="test")[:n] for s in ("core-harms", "core-benign"))
-    capability = [c for c in suite("core-capability").cases(languages=["en"]) if c.choices][:n]
-    return Panel(harmful=harmful, benign=benign, capability=capability)
+    harmful, benign = (suite(s).cases(languages=["en"], split="test") for s in ("core-harms", "core-benign"))
+    capability = [c for c in suite("core-capability").cases(languages=["en"]) if c.choices]
+    return Panel(harmful=harmful, benign=benign, capability=capability).first(min(HELD_OUT, limit or HELD_OUT))
 
 
-def _rlhf(
-    model: WhiteBox,
-    data: Path | None,
-    out: Path,
-    limit: int | None,
-    seed: int,
-    changes: Sequence[str],
-    on_step: OnStage | None,
-) -> RecipeResult:
-    config = overridden(RLHFConfig(seed=seed), changes)
-    return rlhf(model, preferences_from(data, limit), out=out, config=config, on_step=on_step)
+def _pairs(ask: Training, recipe: str) -> tuple[tuple[Preference, ...], Mapping[str, Path]]:
+    found, origin = preferences_from(ask.data)
+    rows = preference_rows(found)
+    ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, kinds=lambda p: f"pairs of the {p.split} split")
+    twins = len(found) - len(rows)
+    notes = (f"{twins} pairs of the train split open nearly like one of another split and were left out",)
+    return ready.rows, ask.leave(ready.sheet(recipe, ask.model, [origin], notes=notes))
 
 
-def _preference(
-    model: WhiteBox,
-    data: Path | None,
-    out: Path,
-    limit: int | None,
-    seed: int,
-    changes: Sequence[str],
-    on_step: OnStage | None,
-) -> RecipeResult:
-    config = overridden(PreferenceConfig(seed=seed), changes)
-    pairs = preferences_from(data, limit)
-    return preference(model, pairs, out=out, panel=panel_from(limit), config=config, on_step=on_step)
+def _rlhf(ask: Training) -> RecipeResult:
+    config = overridden(RLHFConfig(seed=ask.seed), ask.changes)
+    pairs, files = _pairs(ask, "rlhf")
+    return _with(rlhf(ask.model, pairs, out=ask.out, config=config, on_step=ask.on_step), files)
 
 
-def _grpo(
-    model: WhiteBox,
-    data: Path | None,
-    out: Path,
-    limit: int | None,
-    seed: int,
-    changes: Sequence[str],
-    on_step: OnStage | None,
-) -> RecipeResult:
-    config = overridden(GRPOConfig(seed=seed), changes)
-    train, held_out = problems_from(data, limit)
-    return grpo(model, train, out=out, held_out=held_out, config=config, on_step=on_step)
+def _preference(ask: Training) -> RecipeResult:
+    config = overridden(PreferenceConfig(seed=ask.seed), ask.changes)
+    pairs, files = _pairs(ask, "preference")
+    panel = panel_from(ask.limit)
+    made = preference(ask.model, pairs, out=ask.out, panel=panel, config=config, on_step=ask.on_step)
+    return _with(made, files)
 
 
-def _constitutional(
-    model: WhiteBox,
-    data: Path | None,
-    out: Path,
-    limit: int | None,
-    seed: int,
-    changes: Sequence[str],
-    on_step: OnStage | None,
-) -> RecipeResult:
-    config = overridden(ConstitutionalConfig(seed=seed), changes)
-    if data is None:
-        harmful = list(suite("core-harms").cases(languages=["en"], split="train"))
-        harmless = [c for c in everyday() if c.language == "en" and split_of(c.behaviour or c.id) == "train"]
-    else:
+def _grpo(ask: Training) -> RecipeResult:
+    config = overridden(GRPOConfig(seed=ask.seed), ask.changes)
+    train, held_out, origin = problems_from(ask.data)
+    name = gsm8k.SOURCE.folder if ask.data is None else ask.data.name
+    rows = case_rows(sorted(train, key=lambda c: digest(c.id)))
+    ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, more={f"{name}, held out": held_out})
+    measured = sorted(held_out, key=lambda c: digest(c.id))
+    made = "answers sampled from the model that is trained, scored by the reward"
+    files = ask.leave(ready.sheet("grpo", ask.model, [origin], made=made))
+    result = grpo(ask.model, ready.rows, out=ask.out, held_out=measured, config=config, on_step=ask.on_step)
+    return _with(result, files)
+
+
+def _constitutional(ask: Training) -> RecipeResult:
+    config = overridden(ConstitutionalConfig(seed=ask.seed), ask.changes)
+    constitution = load_constitution(ask.constitution)
+    requests, origins = requests_from(ask.data, ask.limit)
+    rows = [row for cases in requests for row in case_rows(cases)]
+    policy = "drop" if ask.data is None and ask.contaminated == "refuse" else ask.contaminated
+    ready = prepare(rows, policy=policy, kinds=lambda c: "harmless requests" if _benign(c) else "requests")
+    judge = ask.feedback or ask.model
+    made = (
+        f"answers by {ask.model.name}, critiques, revisions and labels by {judge.name} "
+        f"({constitution.name} {constitution.version}, {constitution.digest[:12]})"
+    )
+    files = ask.leave(ready.sheet("constitutional", ask.model, origins, made=made))
+    result = constitutional(
+        ask.model,
+        [c for c in ready.rows if not _benign(c)],
+        out=ask.out,
+        harmless=[c for c in ready.rows if _benign(c)],
+        constitution=constitution,
+        feedback=ask.feedback,
+        config=config,
+        on_step=ask.on_step,
+    )
+    return _with(result, files)
+
+
+def requests_from(data: Path | None, limit: int | None) -> tuple[tuple[Sequence[Case], Sequence[Case]], list[Origin]]:
+    """Requests to answer and revise, and harmless ones, at most `limit` each: of a file, where the tag `benign` marks the
+    harmless ones, or the harmful suite's train split and everyday requests, in English."""
+    if data is not None:
         cases = read_cases(data)
-        harmful = [c for c in cases if "benign" not in c.tags]
-        harmless = [c for c in cases if "benign" in c.tags]
-    if not harmful:
-        raise DataError("no requests to answer and revise", expected="cases, those tagged benign being harmless")
-    return constitutional(model, harmful[:limit], out=out, harmless=harmless[:limit], config=config, on_step=on_step)
+        harmful, harmless = ([c for c in cases if _benign(c) is side] for side in (False, True))
+        if not harmful:
+            raise DataError("no requests to answer and revise", expected="cases, those tagged benign being harmless")
+        return (harmful[:limit], harmless[:limit]), [file_origin(data)]
+    shipped = suite("core-harms").cases(languages=["en"], split="train", limit=limit)
+    kept = [replace(c, tags=(*c.tags, "benign")) for c in everyday() if c.language == "en"]
+    daily = [c for c in kept if split_of(c.behaviour or c.id) == "train"][:limit]
+    return (shipped, daily), [shipped_origin("core-harms", shipped), shipped_origin("everyday", daily)]
+
+
+def _benign(case: Case) -> bool:
+    return "benign" in case.tags
+
+
+def _with(result: RecipeResult, files: Mapping[str, Path]) -> RecipeResult:
+    return replace(result, files={**result.files, **files})
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -146,19 +217,12 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def train_with(
-    recipe: str,
-    model: WhiteBox,
-    *,
-    data: Path | None,
-    out: Path,
-    limit: int | None,
-    seed: int,
-    changes: Sequence[str],
-    on_step: OnStage | None = None,
-) -> RecipeResult:
-    """Run a recipe of `RECIPES`; `changes` are `name=value` settings of its configuration."""
-    return RECIPES[recipe](model, data, out, limit, seed, changes, on_step)
+def train_with(recipe: str, ask: Training) -> RecipeResult:
+    """Run a recipe of `RECIPES`. UsageError for what it does not take."""
+    idle = [n for n in ("feedback", "constitution") if getattr(ask, n) is not None and recipe != "constitutional"]
+    if idle:
+        raise UsageError(f"the {recipe} recipe takes no --{idle[0]}", next_step="it belongs to constitutional")
+    return RECIPES[recipe](ask)
 
 
 def recorded(result: RecipeResult, run: str) -> list[Any]:
@@ -166,11 +230,9 @@ def recorded(result: RecipeResult, run: str) -> list[Any]:
     return [replace(m, run=run) for m in result.measurements]
 
 
-def identity(
-    recipe: str, model: WhiteBox, data: Path | None, limit: int | None, seed: int, changes: Sequence[str]
-) -> str:
+def identity(recipe: str, ask: Training) -> str:
     """The run's name: the same settings on the same model and data continue the same run."""
-    content = (
-        None if data is None else digest(data.read_text(encoding="utf-8", errors="replace") if data.is_file() else "")
-    )
-    return f"align-{digest([recipe, model.fingerprint, content, limit, seed, list(changes)])[:8]}"
+    files = [p.read_bytes() if p and p.is_file() else b"" for p in (ask.data, ask.constitution)]
+    judge = ask.feedback.fingerprint if ask.feedback else None
+    settings = [ask.limit, ask.seed, list(ask.changes), ask.contaminated, judge]
+    return f"align-{digest([recipe, ask.model.fingerprint, *map(digest_bytes, files), *settings])[:8]}"

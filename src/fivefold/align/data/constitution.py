@@ -13,6 +13,8 @@ import yaml
 from fivefold.errors import DataError, UnknownNameError
 from fivefold.types import digest
 
+EXAMPLES = ("breaks", "keeps")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Principle:
@@ -23,6 +25,10 @@ class Principle:
     critique: str
     revision: str
     question: str
+    breaks: tuple[str, ...] = ()
+    """Requests that go against it."""
+    keeps: tuple[str, ...] = ()
+    """Harmless requests of the same form, in the same order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,13 @@ def _principle(row: Mapping[str, Any], where: str) -> Principle:
     known = [f.name for f in fields(Principle)]
     if unknown := [k for k in row if k not in known]:
         raise UnknownNameError(f"key of a principle in {where}", unknown[0], known)
-    if missing := [k for k in known if not str(row.get(k) or "").strip()]:
-        raise DataError(f"{where}: a principle lacks {missing[0]!r}", expected=", ".join(known), got=str(row.get("id")))
-    return Principle(**{k: str(row[k]) for k in known})
+    texts = [k for k in known if k not in EXAMPLES]
+    if missing := [k for k in texts if not str(row.get(k) or "").strip()]:
+        raise DataError(f"{where}: a principle lacks {missing[0]!r}", expected=", ".join(texts), got=str(row.get("id")))
+    examples = {k: tuple(str(x).strip() for x in row.get(k) or ()) for k in EXAMPLES}
+    if len(examples["breaks"]) != len(examples["keeps"]):
+        raise DataError(
+            f"{where}: {row['id']}: as many requests that keep a principle as that break it are needed",
+            got=f"{len(examples['breaks'])} and {len(examples['keeps'])}",
+        )
+    return Principle(**{k: str(row[k]) for k in texts}, **examples)

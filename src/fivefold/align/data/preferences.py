@@ -1,7 +1,9 @@
-"""Preference data: conversations with a preferred and a rejected last answer, from JSONL (plain or gzip).
+"""Preference data: conversations with a preferred and a rejected ending, from JSONL (plain or gzip).
 
-Two forms of a line: `{"prompt" or "messages", "chosen", "rejected"}`, or the transcripts of Bai et al. 2022
-(arXiv:2204.05862), where `chosen` and `rejected` are whole dialogues of "Human:" and "Assistant:" turns.
+Three forms of a line: `{"prompt" or "messages", "chosen", "rejected"}` with texts; the same with lists of messages, where
+an ending has several turns (a tool call, the tool's result, the answer; a user who asks back) of which the assistant's
+alone are learnt; or the transcripts of Bai et al. 2022 (arXiv:2204.05862), where `chosen` and `rejected` are whole dialogues
+of "Human:" and "Assistant:" turns.
 """
 
 from __future__ import annotations
@@ -12,29 +14,32 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, get_args
 
 from fivefold.align._pack import Item
-from fivefold.align.data.tokens import encode_reply
+from fivefold.align.data.tokens import encode_reply, encode_turns
 from fivefold.errors import DataError
 from fivefold.runtime.protocol import WhiteBox
-from fivefold.types import Case, Message, digest, split_of
+from fivefold.types import Case, Message, Role, digest, split_of
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
+Ending: TypeAlias = "str | tuple[Message, ...]"
+"""An answer, or several turns of which the last is the assistant's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """A conversation up to where the assistant speaks, and two answers of which the first is preferred.
+    """A conversation up to where the assistant speaks, and two endings of which the first is preferred.
 
     `source` says who preferred it: a data set, or the principle that an AI label cites.
     """
 
     id: str
     messages: tuple[Message, ...]
-    chosen: str
-    rejected: str
+    chosen: Ending
+    rejected: Ending
     source: str = ""
 
     @property
@@ -46,6 +51,15 @@ class Preference:
         """The conversation as a case."""
         return Case(id=self.id, messages=self.messages)
 
+    def texts(self) -> tuple[str, ...]:
+        """What stands in both endings."""
+        return tuple(m.content for ending in (self.chosen, self.rejected) for m in turns_of(ending))
+
+
+def turns_of(ending: Ending) -> tuple[Message, ...]:
+    """An ending as turns."""
+    return (Message(role="assistant", content=ending),) if isinstance(ending, str) else ending
+
 
 def read_preferences(path: Path) -> tuple[Preference, ...]:
     """All pairs of a file; see `parse_preferences`."""
@@ -55,11 +69,14 @@ def read_preferences(path: Path) -> tuple[Preference, ...]:
 
 
 def parse_preferences(data: bytes, name: str) -> tuple[Preference, ...]:
-    """All pairs, without repetitions and without pairs whose conversations differ or whose answers are equal.
+    """All pairs, without repetitions and without pairs whose conversations differ or whose endings are equal.
 
-    DataError for a line that is neither form, or when nothing is left.
+    DataError for a line that is none of the forms, for bytes that are no text, or when nothing is left.
     """
-    text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
+    try:
+        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{name} cannot be read", expected="JSONL, plain or gzip", got=error) from error
     found: dict[str, Preference] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and (pair := _pair(line, f"{name}:{number}")) is not None:
@@ -72,31 +89,59 @@ def parse_preferences(data: bytes, name: str) -> tuple[Preference, ...]:
 def _pair(line: str, where: str) -> Preference | None:
     try:
         row = json.loads(line)
-        chosen, rejected = str(row["chosen"]), str(row["rejected"])
-        before, chosen, rejected = _asked(row, chosen, rejected)
-    except (ValueError, KeyError, TypeError) as error:
-        expected = '{"prompt": …, "chosen": …, "rejected": …} or two dialogues'
+        before, chosen, rejected = _asked(row)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = '{"prompt": …, "chosen": …, "rejected": …}, texts or lists of messages, or two dialogues'
         raise DataError(
             f"{where} is no preference", expected=expected, got=f"{type(error).__name__}: {error}"
         ) from error
-    if not before or before[-1].role != "user" or not chosen.strip() or not rejected.strip() or chosen == rejected:
+    if not before or before[-1].role == "assistant" or not chosen or not rejected or chosen == rejected:
         return None
-    id = digest([[m.role, m.content] for m in before] + [chosen, rejected])[:16]
-    return Preference(
-        id=id, messages=before, chosen=chosen.strip(), rejected=rejected.strip(), source=str(row.get("source", ""))
-    )
+    content = [[[m.role, m.content] for m in turns] for turns in (before, turns_of(chosen), turns_of(rejected))]
+    id = digest([*content[0], *(c[0][1] if len(c) == 1 else c for c in content[1:])])[:16]
+    return Preference(id=id, messages=before, chosen=chosen, rejected=rejected, source=str(row.get("source", "")))
 
 
-def _asked(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[tuple[Message, ...], str, str]:
-    """The conversation and both answers; an empty conversation where the dialogues differ before the last turn."""
-    if "messages" in row:
-        return tuple(Message(role=m["role"], content=m["content"]) for m in row["messages"]), chosen, rejected
-    if "prompt" in row:
-        return (Message(role="user", content=str(row["prompt"])),), chosen, rejected
+def _asked(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], Ending, Ending]:
+    """The conversation and both endings; an empty conversation where the dialogues differ before the last turn."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if "messages" in row or "prompt" in row:
+        before = row["messages"] if "messages" in row else row["prompt"]
+        asked = (Message(role="user", content=before),) if isinstance(before, str) else _messages(before)
+        return asked, _ending(chosen), _ending(rejected)
+    if isinstance(chosen, list):
+        return _parted(_messages(chosen), _messages(rejected))
     first, second = _turns(chosen), _turns(rejected)
     if not first or first[:-1] != second[:-1] or {first[-1].role, second[-1].role} != {"assistant"}:
         return (), "", ""
     return first[:-1], first[-1].content, second[-1].content
+
+
+def _parted(first: Sequence[Message], second: Sequence[Message]) -> tuple[tuple[Message, ...], Ending, Ending]:
+    """Two whole conversations, cut where the first turn differs, which must be the assistant's."""
+    at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return tuple(first[:at]), _ending_of(first[at:]), _ending_of(second[at:])
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    found = tuple(Message(role=m["role"], content=m["content"]) for m in value)
+    for message in found:
+        if message.role not in get_args(Role) or not isinstance(message.content, str):
+            raise ValueError(f"not a message: {message}")
+    return found
+
+
+def _ending(value: Any) -> Ending:
+    return str(value).strip() if isinstance(value, str) else _ending_of(_messages(value))
+
+
+def _ending_of(turns: Sequence[Message]) -> Ending:
+    """Turns from the assistant's first to its last; one alone is a text, nothing is an empty one."""
+    if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
+        if turns:
+            raise ValueError("an ending begins and ends with the assistant's turn")
+        return ""
+    return turns[0].content.strip() if len(turns) == 1 else tuple(turns)
 
 
 def _turns(dialogue: str) -> tuple[Message, ...]:
@@ -115,16 +160,28 @@ def by_split(preferences: Iterable[Preference], split: str) -> list[Preference]:
 def preference_items(
     model: WhiteBox, preferences: Sequence[Preference], *, prompt_tokens: int, answer_tokens: int
 ) -> list[Item]:
-    """Pairs as token ids; answers are cut, conversations longer than `prompt_tokens` are left out."""
+    """Pairs as token ids; endings are cut, conversations longer than `prompt_tokens` are left out. Of an ending of
+    several turns the assistant's are learnt."""
     items = []
     for pair in preferences:
         prompt = tuple(model.encode(pair.messages))
-        answers = tuple(encode_reply(model, text, answer_tokens) for text in (pair.chosen, pair.rejected))
+        encoded = [_encoded(model, pair.messages, ending, answer_tokens) for ending in (pair.chosen, pair.rejected)]
+        answers, marks = tuple(ids for ids, _ in encoded), tuple(mark for _, mark in encoded)
         if len(prompt) <= prompt_tokens and answers[0] != answers[1]:
-            items.append(Item(prompt=prompt, answers=answers, group=pair.source or "preference"))
+            learnt = None if all(map(all, marks)) else marks
+            items.append(Item(prompt=prompt, answers=answers, group=pair.source or "preference", learnt=learnt))
     return items
 
 
+def _encoded(
+    model: WhiteBox, messages: Sequence[Message], ending: Ending, limit: int
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    if isinstance(ending, str):
+        ids = encode_reply(model, ending, limit)
+        return ids, (True,) * len(ids)
+    return encode_turns(model, messages, ending, limit)
+
+
 def chosen_items(items: Sequence[Item]) -> list[Item]:
-    """Only the preferred answers, for SFT."""
-    return [Item(prompt=i.prompt, answers=i.answers[:1], group=i.group) for i in items]
+    """Only the preferred endings, for SFT."""
+    return [i.only(0) for i in items]

@@ -7,7 +7,9 @@ from typing import Any
 
 from fivefold.align._pack import Item
 from fivefold.align.data.pairs import Example, Reply
+from fivefold.errors import DataError
 from fivefold.runtime.protocol import WhiteBox
+from fivefold.types import Message
 
 
 def single_items(model: WhiteBox, examples: Sequence[Example], limit: int) -> list[Item]:
@@ -51,6 +53,47 @@ class _Encoder:
 def encode_reply(model: WhiteBox, text: str, limit: int) -> tuple[int, ...]:
     """Tokens of a whole answer with its end of turn, cut to `limit`."""
     return _Encoder(model, limit).reply(Reply(text=text))
+
+
+def encode_turns(
+    model: WhiteBox, messages: Sequence[Message], turns: Sequence[Message], limit: int
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Tokens of several turns after a conversation, cut to `limit`, and which of them the assistant wrote (its text and
+    the end of its turn): a tool's result and a user's reply are context and are not learnt.
+
+    Each turn is encoded as at inference: what the chat template puts between two answers of the assistant, then the
+    answer. DataError where the template rewrites earlier turns when later ones follow, so that this cannot be done.
+    """
+    said, ids, learnt = list(messages), list[int](), list[bool]()
+    before = model.tokenizer.apply_chat_template(_plain(said), add_generation_prompt=True, tokenize=False)
+    end = end_of_turn(model.tokenizer)
+    for turn in turns:
+        if turn.role == "assistant":
+            whole = model.tokenizer.apply_chat_template(_plain(said), add_generation_prompt=True, tokenize=False)
+            if not whole.startswith(before):
+                raise DataError(
+                    "the model's chat template rewrites earlier turns when later ones follow",
+                    expected="a template that only adds to what is there",
+                    next_step="use preferences about the last answer alone",
+                )
+            between = _ids(model, whole[len(before) :])
+            if ids and between[:1] == [end]:
+                between = between[1:]
+            own = [*_ids(model, turn.content), end]
+            ids += [*between, *own]
+            learnt += [*([False] * len(between)), *([True] * len(own))]
+            before = whole + turn.content
+        said.append(turn)
+    return tuple(ids[:limit]), tuple(learnt[:limit])
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def _ids(model: WhiteBox, text: str) -> list[int]:
+    ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def end_of_turn(tokenizer: Any) -> int:

@@ -11,6 +11,7 @@ arXiv:2309.00267), section 2.1, for the two orders.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from fivefold.runtime.protocol import Capability, Model, Request, WhiteBox, requ
 from fivefold.types import Case, Message, digest, plain
 
 LORA = Lora(r=16, alpha=32)
+AUDIT = "audit.jsonl"
+CONSTITUTION = "constitution.json"
 
 
 def _rl() -> RLConfig:
@@ -135,7 +138,8 @@ def constitutional(
     cases = [*harmful, *harmless]
     labels = _kept(out / "labels.json", key, Label, lambda: label(tuned, judge, cases, constitution, config))
     pairs = preferences_of(labels, cases, config.least_sure)
-    write_audit(out / "audit.jsonl", revised, labels, config.least_sure)
+    write_audit(out / AUDIT, revised, labels, config.least_sure)
+    _checkpoint.write_json(out / CONSTITUTION, plain(constitution))
     if len(pairs) < 2:
         raise DataError(
             "the feedback model told too few answers apart",
@@ -329,17 +333,10 @@ def write_audit(path: Path, revised: Sequence[Revised], labels: Sequence[Label],
     _checkpoint.write_atomic(path, lambda handle: handle.write(text))
 
 
-def trace(path: Path, case: str) -> list[dict[str, Any]]:
-    """Everything in an audit that concerns one behaviour, with the principles it rests on."""
-    rows = [_parsed(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["case"] == case]
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    import json
-
-    row: dict[str, Any] = json.loads(line)
-    return row
+def trace(path: Path, case: str | None = None) -> list[dict[str, Any]]:
+    """Everything in an audit, or what concerns one behaviour, with the principles it rests on."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [row for row in rows if case in (None, row["case"])]
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -388,5 +385,5 @@ def _result(
         ),
         measurements=[] if reward.accuracy is None else [reward.accuracy],
         rows=[{"principle": name, "labels": n} for name, n in sorted(by_principle.items())],
-        files={"audit": out / "audit.jsonl", "record": run.record},
+        files={"audit": out / AUDIT, "constitution": out / CONSTITUTION, "record": run.record},
     )

@@ -42,6 +42,8 @@ class GRPOConfig:
     """Reward of the form asked for."""
     overlong: float = 0.2
     """Weight of the punishment of answers in the last quarter before the length limit."""
+    held_out_cases: int = 64
+    """At most so many held-out problems are measured on."""
     seed: int = 0
     """Seed of the run."""
 
@@ -74,7 +76,7 @@ def grpo(
     measured = [
         m
         for version in (model, tuned)
-        for m in measure_numbers(version, held_out, config.rl.max_new_tokens)
+        for m in measure_numbers(version, held_out[: config.held_out_cases], config.rl.max_new_tokens)
         if held_out
     ]
     first, last = run.history[0], run.history[-1]

@@ -47,6 +47,8 @@ class PreferenceConfig:
     """Held-out conversations on which answers are compared."""
     max_new_tokens: int = 48
     """Longest answer that is compared."""
+    panel_cases: int = 64
+    """At most so many cases of each part of the panel."""
     prompt_tokens: int = 192
     """Longer conversations are left out."""
     answer_tokens: int = 64
@@ -66,6 +68,8 @@ def preference(
 ) -> RecipeResult:
     """Train one adapter per objective and measure all of them; the rows of the result are the table."""
     config = config or PreferenceConfig()
+    for name in config.objectives:
+        load(name)
     sizes = {"prompt_tokens": config.prompt_tokens, "answer_tokens": config.answer_tokens}
     items = preference_items(model, by_split(preferences, "train"), **sizes)
     held_out = preference_items(model, by_split(preferences, "test"), **sizes)
@@ -80,6 +84,7 @@ def preference(
     made = train_reward(model, Pairs(items=items[1::2]), settings, out / "reward", held_out=held_out)
     judge = load_reward(model, out / "reward")
     prompts = by_split(preferences, "test")[: config.win_prompts]
+    panel = panel.first(config.panel_cases)
     before = _answers(model, prompts, config)
     found: list[Measurement] = [made.accuracy] if made.accuracy else []
     rows: list[dict[str, Any]] = []
@@ -122,11 +127,7 @@ def fitting(items: Sequence[Item], loss: str) -> list[Item]:
         return list(items)
     if kind == "single":
         return chosen_items(items)
-    singles = [
-        Item(prompt=i.prompt, answers=(answer,), group=i.group, label=good)
-        for i in items
-        for answer, good in zip(i.answers, (True, False), strict=True)
-    ]
+    singles = [replace(i.only(which), label=which == 0) for i in items for which in (0, 1)]
     return mismatched(singles)
 
 

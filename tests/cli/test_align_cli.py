@@ -1,0 +1,322 @@
+"""`fivefold align`: settings, plans, contaminated data, being killed, the audit, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _tiny import tiny_folder
+from fivefold.cli.app import run
+from fivefold.evaluate.suites import suite
+from fivefold.evidence import Store
+
+WORDS = ("fox", "dog", "quartz", "jumps", "lazy", "Paris", "France", "zebra", "box", "jug")
+SMALL = {"adapter.r": 2, "lr": 5e-3, "batch_items": 8, "checkpoint_steps": 1}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_folder(tmp_path_factory.mktemp("tiny") / "model"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FIVEFOLD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FIVEFOLD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "prompt": f"{WORDS[i % 10]} {WORDS[i // 10]} {i * 7919}?",
+            "chosen": f"Sure, {WORDS[i % 7]} {i * 31}.",
+            "rejected": f"I cannot {WORDS[i % 9]} {i * 17}.",
+        }
+        for i in range(40)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    rows = [{"id": f"p{i}", "prompt": f"{WORDS[i % 10]}: what is {i * 97}?", "target": str(i)} for i in range(16)]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def small(*places: str) -> list[str]:
+    return [f"{place}.{name}={value}" for place in places for name, value in SMALL.items()]
+
+
+def loop(where: str = "rl") -> list[str]:
+    sizes = {"rounds": 2, "prompts": 3, "samples": 2, "max_new_tokens": 5}
+    return [f"{where}.{name}={value}" for name, value in sizes.items()]
+
+
+RLHF = [*small("sft", "reward.train", "gold.train", "rl.train"), *loop(), "rl.critic.r=2"]
+
+
+def sets(changes: list[str]) -> list[str]:
+    return [part for change in changes for part in ("--set", change)]
+
+
+def call(capsysbinary: Any, *argv: str) -> tuple[int, str, str]:
+    code = run(["align", *argv])
+    out, err = capsysbinary.readouterr()
+    return code, out.decode(), err.decode()
+
+
+def trained(capsysbinary: Any, *argv: str) -> dict[str, Any]:
+    code, out, err = call(capsysbinary, *argv, "--json")
+    assert code == 0, err
+    body: dict[str, Any] = json.loads(out)
+    return body
+
+
+# Each recipe, as a user calls it
+
+
+def test_rlhf_from_a_file(capsysbinary: Any, tiny: str, pairs: Path) -> None:
+    argv = ("rlhf", "--model", tiny, "--data", str(pairs), "--limit", "36", *sets(RLHF))
+    code, out, err = call(capsysbinary, *argv)
+    assert code == 0, err
+    assert "reward model: held-out accuracy" in out and "reward_accuracy" in out and "adapter " in out
+    assert err.splitlines()[0].startswith("data: pairs.jsonl (not stated); 40 read")
+    assert "4 left out by the limit" in err and "sft 1/" in err and "rl 2/2" in err
+    body = trained(capsysbinary, *argv)
+    assert [m["metric"] for m in body["measurements"]] == ["reward_accuracy"] * 2
+    assert all(m["run"] == body["run"] and m["low"] is not None for m in body["measurements"])
+    assert [row["round"] for row in body["rows"]] == [0, 1]
+    with Store.open() as store:
+        (version,) = [v for v in store.versions() if v.id == body["version"]]
+        assert version.parent == body["parent"] and len(store.measurements(body["run"])) == 2, "called twice, kept once"
+        (kept,) = store.records("training", body["run"])
+        assert kept.body["artifacts"]["datasheet"] == body["artifacts"]["datasheet"]
+
+
+def test_preference_table_from_a_plan(capsysbinary: Any, tiny: str, pairs: Path, tmp_path: Path) -> None:
+    plan = {
+        "fivefold": 1,
+        "recipe": "preference",
+        "model": "nowhere",
+        "data": pairs.name,
+        "limit": 12,
+        "settings": {
+            "objectives": ["sft", "dpo"],
+            "train": {"adapter": {"r": 2}, "lr": "1e-3"},
+            "reward": {"train": {"adapter": {"r": 2}}},
+            "win_prompts": 2,
+            "max_new_tokens": 3,
+        },
+    }
+    (tmp_path / "mine.yaml").write_text(json.dumps(plan))
+    body = trained(capsysbinary, "mine.yaml", "--model", tiny, "--limit", "40", "--set", "objectives=[dpo]")
+    assert [row["objective"] for row in body["rows"]] == ["none", "dpo"], "flags win over the plan"
+    sheet = json.loads(Path(body["files"]["datasheet"]).read_text())
+    assert sheet["counts"]["read"] == 40 and sheet["recipe"] == "preference"
+
+
+def test_grpo_from_a_file(capsysbinary: Any, tiny: str, problems: Path) -> None:
+    argv = ("grpo", "-m", tiny, "--data", str(problems), *sets([*small("rl.train"), *loop()]))
+    body = trained(capsysbinary, *argv, "--out", "there")
+    assert [m["metric"] for m in body["measurements"]] == ["answer_accuracy", "answer_form"] * 2
+    assert body["adapter"].startswith("there") and Path("there/datasheet.md").is_file()
+
+
+def test_constitutional_and_its_audit(capsysbinary: Any, tiny: str, tmp_path: Path) -> None:
+    changes = [*small("sft", "reward.train", "rl.train"), *loop(), "max_new_tokens=5", "least_sure=0"]
+    argv = ("constitutional", "-m", tiny, "--limit", "6", "--feedback", tiny, *sets(changes))
+    body = trained(capsysbinary, *argv)
+    assert body["rows"] and all("@" in row["principle"] for row in body["rows"])
+    code, out, err = call(capsysbinary, "audit", body["run"], "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    cited = {c for row in found["rows"] for c in row["principles"]}
+    assert cited == set(found["principles"]) and {r["stage"] for r in found["rows"]} == {"revision", "label"}
+    case = found["rows"][0]["case"]
+    code, out, _ = call(capsysbinary, "audit", str(Path(body["adapter"]).parents[1]), "--case", case)
+    assert code == 0 and case in out and found["constitution"] in out
+    one = sorted(cited)[0].split("@")[0]
+    code, out, _ = call(capsysbinary, "audit", body["run"], "--principle", one, "--json")
+    assert all(one in "".join(r["principles"]) for r in json.loads(out)["rows"])
+    for wrong in ((body["run"] + "x",), (body["run"], "--case", case + "x"), (body["run"], "--principle", one + "x")):
+        code, _, err = call(capsysbinary, "audit", *wrong)
+        assert code == 2 and "did you mean" in err
+
+
+def test_patch_leaves_a_datasheet_too(capsysbinary: Any, tiny: str) -> None:
+    body = trained(capsysbinary, "patch", "-m", tiny, "--limit", "2", "--out", "p")
+    sheet = json.loads(Path("p/datasheet.json").read_text())
+    assert sheet["contamination"]["found"] == [] and sheet["counts"]["near repetitions left out"] == 0
+    assert set(sheet["languages"]) == {"en", "ko", "ja"} and body["artifacts"]["datasheet"]
+
+
+# Killed
+
+
+@pytest.mark.parametrize("stage", ["reward", "rl"])
+def test_killed_and_called_again_it_ends_in_the_same_weights(
+    capsysbinary: Any, tiny: str, pairs: Path, home: Path, stage: str
+) -> None:
+    argv = ["rlhf", "--model", tiny, "--data", str(pairs), *sets([*RLHF, "rl.rounds=6"])]
+    whole = trained(capsysbinary, *argv, "--out", "whole")
+    command = [sys.executable, "-m", "fivefold.cli", "align", *argv, "--out", "broken"]
+    broken = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    waited = time.monotonic() + 300
+    while not list(Path("broken").glob(f"{stage}/**/checkpoint.pt")):
+        assert broken.poll() is None and time.monotonic() < waited, "it ended before it could be killed"
+        time.sleep(0.005)
+    broken.send_signal(signal.SIGKILL)
+    broken.wait()
+    again = trained(capsysbinary, *argv, "--out", "broken")
+    assert again["version"] == whole["version"] and again["measurements"] == whole["measurements"]
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["rl.ruonds=3"], ["unknown setting 'rl.ruonds'", "did you mean 'rl.rounds'"]),
+        (["ruonds=3"], ["did you mean 'rl.rounds'"]),
+        (["rl.train.schedule=cosin"], ["cosine", "linear"]),
+        (["rl.rounds=many"], ["int", "many"]),
+        (["rl.rounds=0"], ["rounds", "at least 1"]),
+        (["rl.rounds"], ["name=value"]),
+        (["rl.train.loss=pqo"], ["did you mean 'ppo'"]),
+        (["sft.lr=-1"], ["not below 0"]),
+        (["rl.train.loss_options.clop=0.1"], ["clop", "clip"]),
+    ],
+)
+def test_a_wrong_setting_is_refused(
+    capsysbinary: Any, tiny: str, pairs: Path, changes: list[str], words: list[str]
+) -> None:
+    argv = ("rlhf", "-m", tiny, "--data", str(pairs), *sets([*RLHF, *changes]))
+    code, _, err = call(capsysbinary, *argv)
+    assert code == 2 and all(w in err for w in words) and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["rlfh"], ["rlhf"]),
+        (["rlhf"], ["FIVEFOLD_DATA"]),
+        (["grpo"], ["FIVEFOLD_DATA"]),
+        (["rlhf", "--data", "nowhere.jsonl"], ["nowhere.jsonl"]),
+        (["grpo", "--data", "nowhere.jsonl"], ["nowhere.jsonl"]),
+        (["rlhf", "--feedback", "scripted:echo"], ["constitutional"]),
+        (["patch", "--set", "x=1"], ["plan"]),
+        (["missing.yaml"], ["no plan"]),
+        (["rlhf", "--contaminated", "dorp", "--data", "DATA"], ["drop"]),
+        (["constitutional", "--constitution", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["grpo", "--data", "DATA"], ["prompt"]),
+        (["audit", "align-00000000"], ["no constitutional training"]),
+    ],
+)
+def test_wrong_calls_say_what_to_do(
+    capsysbinary: Any, tiny: str, pairs: Path, argv: list[str], words: list[str]
+) -> None:
+    model = [] if argv[0] == "audit" else ["-m", tiny]
+    code, _, err = call(capsysbinary, *[str(pairs) if a == "DATA" else a for a in argv], *model)
+    assert code == 2 and all(w in err for w in words) and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["holds no preferences"]),
+        ('{"prompt": "a", "chosen": "b"}', ["data.jsonl:1", "rejected"]),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}', ["too few preferences"]),
+        ("\udc80", ["data.jsonl cannot be read"]),
+    ],
+)
+def test_wrong_data_is_refused(capsysbinary: Any, tiny: str, text: str, words: list[str]) -> None:
+    Path("data.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
+    code, _, err = call(capsysbinary, "rlhf", "-m", tiny, "--data", "data.jsonl")
+    assert code == 2 and all(w in err for w in words), err
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("fivefold: 1\nrecipe: rlhf\nlimt: 3", ["limit"]),
+        ("fivefold: 1\nrecipe: rlhf\nlimit: 0", ["limit"]),
+        ("fivefold: 2\nrecipe: rlhf", ["fivefold"]),
+        ("- rlhf", ["mapping"]),
+        ("recipe: [", ["YAML"]),
+        ("fivefold: 1\nrecipe: rlhf\nsettings: {rl: {ruonds: 3}}", ["rl.rounds"]),
+    ],
+)
+def test_wrong_plans_are_refused(capsysbinary: Any, tiny: str, pairs: Path, plan: str, words: list[str]) -> None:
+    Path("p.yaml").write_text(plan)
+    code, _, err = call(capsysbinary, "p.yaml", "-m", tiny, "--data", str(pairs))
+    assert code == 2 and all(w in err for w in words) and "Traceback" not in err, err
+
+
+def test_errors_are_json_too(capsysbinary: Any) -> None:
+    code, out, _ = call(capsysbinary, "rlfh", "--json")
+    assert code == 2 and json.loads(out)["error"] == "UnknownNameError"
+    code, out, _ = call(capsysbinary)
+    assert "RECIPE" in out
+
+
+# Contaminated data
+
+
+def test_data_that_repeats_a_suite_is_refused_unless_told(capsysbinary: Any, tiny: str, problems: Path) -> None:
+    held = suite("core-harms").cases(languages=["en"], split="test", limit=1)[0]
+    row = {"id": "leak", "behaviour": "b0", "prompt": f"Please. {held.prompt} Thanks.", "target": "3"}
+    while not _trains(row):
+        row["behaviour"] += "+"
+    problems.write_text(problems.read_text() + json.dumps(row) + "\n")
+    argv = ["grpo", "-m", tiny, "--data", str(problems), *sets([*small("rl.train"), *loop()])]
+    code, _, err = call(capsysbinary, *argv)
+    assert code == 2 and f"leak = {held.id}" in err and "--contaminated drop" in err
+    dropped = trained(capsysbinary, *argv, "--contaminated", "drop")
+    sheet = json.loads(Path(dropped["files"]["datasheet"]).read_text())
+    assert sheet["counts"]["left out for repeating held-out cases"] == 1
+    assert sheet["contamination"]["policy"] == "drop" and sheet["contamination"]["found"][0]["held_out"] == held.id
+    kept = trained(capsysbinary, *argv, "--contaminated", "keep")
+    sheet = json.loads(Path(kept["files"]["datasheet"]).read_text())
+    assert sheet["contamination"]["found"] and sheet["rows"] != dropped["data"] and kept["run"] != dropped["run"]
+    assert "leak repeats" in Path(kept["files"]["datasheet"]).with_suffix(".md").read_text()
+
+
+def _trains(row: dict[str, str]) -> bool:
+    from fivefold.evaluate.cases import case_from
+
+    return case_from(row).split == "train"
+
+
+def test_the_shipped_plans_are_read_and_their_settings_exist() -> None:
+    from fivefold.align.options import overridden
+    from fivefold.align.recipes.constitutional import ConstitutionalConfig
+    from fivefold.align.recipes.grpo import GRPOConfig
+    from fivefold.align.recipes.preference import PreferenceConfig
+    from fivefold.align.recipes.rlhf import RLHFConfig
+    from fivefold.thread.align_plan import read_align_plan
+
+    configs: dict[str, Any] = {
+        "rlhf": RLHFConfig(),
+        "preference": PreferenceConfig(),
+        "grpo": GRPOConfig(),
+        "constitutional": ConstitutionalConfig(),
+    }
+    plans = [read_align_plan(p) for p in (Path(__file__).parents[2] / "plans" / "align").glob("*.yaml")]
+    assert {p.recipe for p in plans} == set(configs)
+    assert all(overridden(configs[p.recipe], p.changes) != configs[p.recipe] for p in plans)
