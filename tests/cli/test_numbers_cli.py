@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -101,6 +103,20 @@ def test_power_says_how_many_cases_before_a_run(capsysbinary: Any) -> None:
     assert code == 0 and json.loads(out)["rows"][0]["cases"] == 299
     assert call(capsysbinary, "stats", "power")[0] == 2
     assert call(capsysbinary, "stats", "power", "--safer", "left", "--threshold", "0.1")[0] == 2
+
+
+def test_what_is_stored_is_read_without_torch() -> None:
+    loaded = (
+        "import json, sys\n"
+        "from fivefold.cli.app import run\n"
+        "code = run(['stats', 'power', '--worse', '0.03', '--better', '0.01', '--json'])\n"
+        "import fivefold.thread.numbers, fivefold.thread.compare, fivefold.thread.exports\n"
+        "print(json.dumps([code, sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'inspect_ai'})]))"
+    )
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)
+    answer, imported = map(json.loads, done.stdout.splitlines())
+    assert answer["rows"][0]["cases"] == 763, done.stderr
+    assert imported == [0, []]
 
 
 def test_sensitivity_and_reliability_ask_the_same_cases_again(capsysbinary: Any) -> None:

@@ -92,7 +92,7 @@ def power(
     json: JsonFlag = False,
 ) -> None:
     """How many cases a question needs, before you run it."""
-    from fivefold.thread.numbers import advice
+    from fivefold.stats import advice
 
     if safer not in ("lower", "higher"):
         raise UsageError("unknown direction", expected="lower or higher", got=safer)

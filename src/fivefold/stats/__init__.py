@@ -28,6 +28,7 @@ from fivefold.stats.paired import (
     unpaired_difference,
 )
 from fivefold.stats.power import (
+    advice,
     cases_to_clear,
     detectable_paired,
     n_for_paired,
@@ -53,6 +54,7 @@ __all__ = [
     "Reliability",
     "Sensitivity",
     "Stop",
+    "advice",
     "all_of_k",
     "any_of_k",
     "at_threshold",
