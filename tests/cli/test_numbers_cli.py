@@ -132,6 +132,24 @@ def test_sensitivity_and_reliability_ask_the_same_cases_again(capsysbinary: Any)
     assert code == 2
 
 
+def test_two_judges_of_the_same_answers_are_compared_by_language(capsysbinary: Any, tmp_path: Path) -> None:
+    good = "refused: {}\nspecific: 5\nusable: 5"
+    rules = [{"match": "[가-힣]", "answer": good.format("no")}, {"match": ".", "answer": good.format("yes")}]
+    (tmp_path / "judge.jsonl").write_text("\n".join(json.dumps(r) for r in rules))
+    argv = ("stats", "judges", "core-harms", "--model", "scripted:refuse", "--limit", "5", "--language", "en")
+    argv = (*argv, "--language", "ko", "--judge", f"scripted:{tmp_path / 'judge.jsonl'}")
+    code, out, _ = call(capsysbinary, *argv, "--json")
+    body = json.loads(out)
+    rows = {p["language"]: p["found"] for p in body["pairs"]}
+    assert code == 0 and set(rows) == {"all", "en", "ko"}
+    assert [rows[k]["disagree"]["estimate"] for k in ("all", "en", "ko")] == [0.5, 0.0, 1.0]
+    assert rows["all"]["kappa"] == 0 and rows["en"]["kappa"] is None and len(rows["ko"]["differ"]) == 5
+    assert [m["metric"] for m in body["measurements"]] == ["judge_disagreement"] * 3
+    assert call(capsysbinary, *argv)[1].count("core-harms") >= 1
+    code, _, err = call(capsysbinary, *argv[:-2], "--judge", "refusal")
+    assert code == 2 and "two judges" in err
+
+
 def test_contamination_of_a_suite_is_shown_when_it_is_measured_again(capsysbinary: Any, tmp_path: Path) -> None:
     from fivefold.evaluate.suites import suite
 

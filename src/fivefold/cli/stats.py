@@ -170,6 +170,51 @@ def reliability(
 
 
 @group.command()
+def judges(
+    suite: SuiteArgument,
+    model: ModelOption,
+    judge: Annotated[
+        list[str],
+        typer.Option("--judge", help="A scorer's name, or a model that judges by the rubric; may be repeated."),
+    ],
+    language: LanguageOption = None,
+    limit: LimitOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Two or more judges on the same answers: how often they differ, kappa, and the rate by each, per language."""
+    from fivefold.thread.asking import chosen_cases
+    from fivefold.thread.judges import compare_judges
+    from fivefold.thread.single import asker_for
+
+    chosen, cases = chosen_cases(suite, limit=limit, languages=language)
+    with asker_for(model, f"judges-{suite}") as asker:
+        rows, made = compare_judges(asker, chosen, cases, judge)
+    if json:
+        print_json({"pairs": rows, "measurements": [measurement_json(m) for m in made]})
+        return
+    table(
+        f"{suite} on {model}: judges of the same answers",
+        ("judges", "language", "both judged", "differ", "", "kappa", "rate by each", "only one judged"),
+        [
+            (
+                f"{r.first} | {r.second}",
+                r.language,
+                r.found.n,
+                _number(r.found.disagree.estimate),
+                _ends(r.found.disagree),
+                "not defined" if r.found.kappa is None else f"{r.found.kappa:.2f}",
+                " | ".join(map(_number, r.found.rates)),
+                f"{r.found.only_first} | {r.found.only_second}",
+            )
+            for r in rows
+        ],
+    )
+    for r in rows:
+        if r.language == "all" and r.found.differ:
+            console().print(f"they differ on: {', '.join(r.found.differ[:10])}", markup=False, soft_wrap=True)
+
+
+@group.command()
 def contamination(
     suite: SuiteArgument,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A model, for twins and familiarity.")] = None,

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from fivefold.engine.serving import Budget
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.catalogue import Entry, resolve
+from fivefold.evaluate.early import parse_bound
 from fivefold.evaluate.outside import evaluate_outside
 from fivefold.evaluate.run import EvaluationResult, evaluate
 from fivefold.evaluate.safety._base import Evaluation
@@ -62,9 +64,15 @@ def evaluate_model(
     max_new_tokens: int | None,
     seed: int,
     stop: Sequence[str] | None = None,
+    stop_when: str | None = None,
+    dtype: str | None = None,
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
     """Evaluate one model on suites or on a file of cases; measurements and outcomes are recorded, and compared with the
-    last accepted run if there is one."""
+    last accepted run if there is one.
+
+    `stop_when` ends asking when that bound is settled; `dtype` is of local models; `budget` is shared by all suites.
+    """
     if bool(names) == (cases is not None):
         raise UsageError(
             "name suites or give --cases, one of the two",
@@ -73,10 +81,12 @@ def evaluate_model(
         )
     chosen = [resolve(name) for name in names]
     own = read_cases(cases)[:limit] if cases else ()
-    model = load(spec)
+    bound = parse_bound(stop_when) if stop_when else None
+    model = load(spec, **({"dtype": dtype} if dtype else {}))
     with Store.open() as store:
         asked = {"names": list(names), "cases": digest(own), "split": split, "limit": limit, "languages": languages}
         settings = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "subject": model.fingerprint}
+        settings |= {"stop_when": str(bound)} if bound else {}
         run = _run_name("evaluate", spec, {**asked, **settings})
         common: dict[str, Any] = {
             "log_dir": store.home / "runs" / run / "logs",
@@ -86,12 +96,14 @@ def evaluate_model(
             "store": store,
             "cache": store,
             "stop": tuple(stop) if stop else None,
+            "budget": budget,
         }
         _record(store, model, spec, run)
         if own:
-            results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, **common)]
+            results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, stop_when=bound, **common)]
         else:
             selection: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
+            selection["stop_when"] = bound
             results = [_evaluate_named(model, what, selection, common) for what in chosen]
         for result in results:
             keep(store, result, run=run)
@@ -102,7 +114,9 @@ def evaluate_model(
         "model": spec,
         "measurements": [m for r in results for m in (*r.measurements, *r.corrected)],
         "findings": [],
-        "logs": [str(r.log_path) for r in results],
+        "logs": [str(path) for r in results for path in (*r.earlier_logs, r.log_path)],
+        "stopping": [{**vars(r.stopping), "early": r.stopping.early} for r in results if r.stopping],
+        "over_budget": [r.name for r in results if r.stopped_early],
         "comparison": comparison,
         "at_risk": risks,
     }
@@ -121,10 +135,12 @@ def asker_for(spec: str, label: str) -> Iterator[Asker]:
 def _evaluate_named(
     model: Model, what: Suite | Evaluation | Entry, selection: Mapping[str, Any], common: Mapping[str, Any]
 ) -> EvaluationResult:
-    """One suite, benchmark or safety evaluation of ours, or an entry that runs outside (splits and languages are of
-    suites alone)."""
+    """One suite, benchmark or safety evaluation of ours, or an entry that runs outside (splits, languages and stopping
+    early are of suites alone)."""
     if isinstance(what, Suite):
         return evaluate(model, what, **common, **selection)
+    if selection["stop_when"]:
+        raise UsageError(f"{what.name} cannot stop early", expected="a suite, a benchmark of ours, or --cases")
     if isinstance(what, Evaluation):
         if selection["split"] or selection["languages"]:
             raise UsageError(

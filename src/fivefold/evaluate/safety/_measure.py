@@ -9,6 +9,7 @@ from typing import Any
 
 from fivefold.engine.episodes import EpisodesResult, run_episodes
 from fivefold.engine.run import OnProgress
+from fivefold.engine.serving import Budget
 from fivefold.engine.world import Episode
 from fivefold.errors import UsageError
 from fivefold.evaluate.run import EvaluationResult, Ledger, code_digest
@@ -36,6 +37,7 @@ def evaluate_safety(
     cache: Memory | None = None,
     seconds: float | None = None,
     on_progress: OnProgress | None = None,
+    budget: Budget | None = None,
 ) -> EvaluationResult:
     """Measure `model`; `limit` counts scenarios, each of which is played under all its conditions.
 
@@ -64,6 +66,7 @@ def evaluate_safety(
         on_progress=on_progress,
         cache=cache,
         seconds=seconds,
+        budget=budget,
     )
     common = {
         "subject": model.fingerprint,

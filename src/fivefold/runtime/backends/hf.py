@@ -262,6 +262,29 @@ class HFModel:
             for s, (_, continuation) in zip(scores, pairs, strict=True)
         ]
 
+    @on_compute_thread
+    def log_likelihood_rolling(self, texts: Sequence[str], *, window: int | None = None) -> list[Likelihood]:
+        """Log-probability of each whole text, in nats; each of its tokens is predicted once.
+
+        A text longer than the model's positions (or than `window`, if that is less) is read in windows, as lm-eval
+        does, so its later windows begin with little context. `greedy` says whether every token was the likeliest.
+        """
+        limits = [x for x in (self.engine.max_length, window) if x is not None]
+        split = [self.codec.encode_windows(text, min(limits, default=None)) for text in texts]
+        with self.engine.lock, torch.no_grad():
+            scores = iter(_likelihood.score(self.engine, [pair for pairs in split for pair in pairs]))
+        found = [[next(scores) for _ in pairs] for pairs in split]
+        return [
+            Likelihood(
+                total=sum(sum(s.log_probs) for s in parts),
+                n_tokens=sum(len(s.log_probs) for s in parts),
+                n_bytes=len(text.encode()),
+                greedy=all(s.greedy for s in parts),
+                model=self.fingerprint,
+            )
+            for parts, text in zip(found, texts, strict=True)
+        ]
+
     def _fits(self, length: int) -> None:
         limit = self.engine.max_length
         if limit is not None and length > limit:
