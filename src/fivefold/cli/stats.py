@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -245,8 +247,27 @@ def contamination(
     for sign in result["signs"]:
         console().print(f"  {sign}", markup=False)
     for name, check in result["checks"].items():
-        if not check["checked"]:
-            console().print(f"  {name}: not checked {check.get('reason', '')}".rstrip(), markup=False)
+        for line in _check_lines(check) if check["checked"] else [f"not checked {check.get('reason', '')}".rstrip()]:
+            console().print(f"  {name}: {line}", markup=False)
+
+
+def _check_lines(check: Mapping[str, Any]) -> list[str]:
+    """What a check of contamination found, in numbers."""
+    if "more_familiar" in check:
+        share, area = check["more_familiar"], check["auroc"]
+        pairs = f"{share['n']} cases, {_number(share['estimate'])} more familiar than their twins"
+        return [f"{pairs} {_ends(SimpleNamespace(**share))}, area under the curve {_number(area['estimate'])}"]
+    if "rows" in check:
+        return [_twin_line(row) for row in check["rows"]]
+    found = f"{len(check['dirty'])} of {check['cases']} cases stand in {check['texts']} texts"
+    return [f"{found}, {check['too_short']} too short to tell"]
+
+
+def _twin_line(row: Mapping[str, Any]) -> str:
+    if row["p_value"] is None:
+        return f"{row['kind']}: {row['n']} cases have such a twin, too few to say anything"
+    ends = _ends(SimpleNamespace(**row))
+    return f"{row['kind']}: {row['n']} cases, twin minus original {row['difference']:+.3f} {ends}, p {row['p_adjusted']:.2g}"
 
 
 def _number(value: float | None) -> str:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from fivefold.errors import BudgetError
 from fivefold.runtime.batching import Batcher, Settle
-from fivefold.runtime.protocol import Context, Model, Request
+from fivefold.runtime.protocol import Context, Model, OnDone, Request
 from fivefold.types import Completion, Likelihood
 
 T = TypeVar("T")
@@ -53,6 +53,23 @@ class Budget:
             raise BudgetError("the token budget is spent", next_step="allow more tokens, or a smaller --limit")
 
 
+@runtime_checkable
+class Joining(Protocol):
+    """A model whose running batch takes in requests that come later, where `joins` says so."""
+
+    joins: bool
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_done: OnDone | None = None,
+        more: Callable[[], Sequence[Request]] | None = None,
+    ) -> list[Completion]:
+        """As `Model.generate`; `more` is asked while the batch runs."""
+        ...
+
+
 class Served:
     """One model behind two batchers that share a lock: a model is asked by one thread at a time.
 
@@ -78,6 +95,9 @@ class Served:
         return self.scores.submit(tuple(pairs))
 
     def _generate(self, requests: Sequence[Request], settle: Settle[Completion]) -> None:
+        if isinstance(self.model, Joining) and self.model.joins and not self.budget.limited:
+            self._generate_joining(self.model, requests, settle)
+            return
         step = GENERATE_CHUNK if self.budget.limited else len(requests)
         settled: set[int] = set()
         for start in range(0, len(requests), step):
@@ -94,6 +114,14 @@ class Served:
                 self.budget.used += sum(c.usage.prompt + c.usage.completion for c in completions)
             for i, completion in enumerate(completions):
                 done(i, completion)
+
+    def _generate_joining(self, model: Joining, requests: Sequence[Request], settle: Settle[Completion]) -> None:
+        """Requests that come while others are answered join them, so that no sample waits for a batch to end."""
+        with self._lock:
+            completions = model.generate(
+                requests, on_done=lambda i, answer: self._settle(settle, i, answer), more=self.generations.take
+            )
+        self.budget.used += sum(c.usage.prompt + c.usage.completion for c in completions)
 
     def _score(self, items: Sequence[Pairs], settle: Settle[list[Likelihood]]) -> None:
         for chunk in _chunks(items):

@@ -13,6 +13,7 @@ from fivefold.errors import UsageError
 from fivefold.evaluate.catalogue import Entry, runnable
 from fivefold.evaluate.run import EvaluationResult, Ledger, code_digest
 from fivefold.runtime.cached import Memory
+from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Model
 from fivefold.stats import measure_mean, measure_rate
 from fivefold.types import Measurement, Safer, Scored, digest
@@ -54,9 +55,10 @@ def evaluate_outside(
         run_task(model, f"inspect_evals/{t}", log_dir=log_dir, cache=cache, budget=budget, **shared)
         for t in entry.tasks
     ]
+    settings = shared | ({"dtype": dtype} if (dtype := dtype_of(model)) else {})
     subject = {"subject": model.fingerprint, "subject_name": subject_name or model.name, "run": run}
     made = [
-        _measure(entry, result, scorer, level=level, settings=shared, **subject)
+        _measure(entry, result, scorer, level=level, settings=settings, **subject)
         for result in results
         for scorer in result.outcomes
     ]

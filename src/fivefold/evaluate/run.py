@@ -22,6 +22,7 @@ from fivefold.evaluate.early import Bound, Stopping, ask_until
 from fivefold.evaluate.suites import Suite
 from fivefold.registry import registry
 from fivefold.runtime.cached import Memory
+from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Model
 from fivefold.score import scorer as scorer_named
 from fivefold.score.calibrate import confusion
@@ -145,6 +146,7 @@ def evaluate(
             "max_new_tokens": max_new_tokens or plan.max_new_tokens,
             "temperature": temperature,
             "seed": seed,
+            **({"dtype": dtype} if (dtype := dtype_of(model)) else {}),
             **({"stop": list(stops)} if stops else {}),
             **({"stop_when": str(stop_when)} if stop_when else {}),
         },

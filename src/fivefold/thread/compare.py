@@ -18,7 +18,7 @@ from fivefold.types import Measurement, Outcome, Scored
 
 ALPHA = 0.05
 EXIT_CODES = {"no regression found": 0, "non-inferior": 0, "regression": 3, "undecided": 4}
-SETTINGS = ("max_new_tokens", "temperature", "seed", "stop")
+SETTINGS = ("max_new_tokens", "temperature", "seed", "stop", "dtype")
 MAX_PAIRS = 2_000
 """Up to this many pairs the smallest difference that would have been found is worked out."""
 

@@ -15,6 +15,7 @@ from fivefold.errors import UsageError
 from fivefold.evaluate.run import EvaluationResult, Ledger, code_digest
 from fivefold.evaluate.safety._base import Effect, Evaluation, Metric
 from fivefold.runtime.cached import Memory
+from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Model
 from fivefold.stats import measure_change, measure_mean, measure_rate
 from fivefold.types import Measurement, Outcome, digest
@@ -51,6 +52,7 @@ def evaluate_safety(
     settings: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_steps": evaluation.max_steps}
     settings["max_new_tokens"] = max_new_tokens or evaluation.max_new_tokens
     settings |= {"stop": list(stop)} if stop else {}
+    settings |= {"dtype": dtype} if (dtype := dtype_of(model)) else {}
     result = run_episodes(
         model,
         episodes,

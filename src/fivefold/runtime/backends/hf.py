@@ -27,7 +27,8 @@ from fivefold.runtime._threads import pin_threads
 from fivefold.runtime._tokens import Codec, cut_at_stop
 from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.fingerprint import Fingerprint, fingerprint_adapter, fingerprint_model
-from fivefold.runtime.protocol import Capability, Context, Intervention, OnDone, Request, WhiteBox
+from fivefold.runtime.protocol import Capability, Context, Intervention, OnDone, OnText, Request, WhiteBox
+from fivefold.runtime.streaming import TextStream
 from fivefold.types import Completion, Likelihood, StopReason, Usage
 
 CAPABILITIES = frozenset(Capability)
@@ -103,6 +104,8 @@ class HFModel:
     parts: Fingerprint
     interventions: tuple[Intervention, ...] = ()
     capabilities: frozenset[Capability] = field(default=CAPABILITIES)
+    streams: bool = True
+    joins: bool = True
 
     @classmethod
     def _open(cls, spec: str, source: Source, options: Options) -> HFModel:
@@ -156,9 +159,12 @@ class HFModel:
         requests: Sequence[Request],
         *,
         on_done: OnDone | None = None,
+        on_text: OnText | None = None,
         more: Callable[[], Sequence[Request]] | None = None,
     ) -> list[Completion]:
         """Answers in the order of `requests`; a request that fails carries its `error`.
+
+        `on_text` hears each answer while it is written (`streaming.py`).
 
         `more` is asked between steps, while there is room, for requests that have arrived since: they join the running
         batch, and their answers follow those of `requests` in the order in which they came. The call ends when nothing
@@ -166,6 +172,7 @@ class HFModel:
         """
         asked: list[Request] = []
         results: dict[int, Completion] = {}
+        written: dict[int, TextStream] = {}
 
         def finish(index: int, completion: Completion) -> None:
             results[index] = completion
@@ -177,20 +184,25 @@ class HFModel:
             for request in new:
                 asked.append(request)
                 try:
-                    made.append(self._job(len(asked) - 1, request))
+                    made.append(self._job(len(asked) - 1, request, on_text, written))
                 except Exception as error:
                     finish(len(asked) - 1, self._failed(request, f"{type(error).__name__}: {error}"))
             return made
 
         def done(job: Job) -> None:
-            finish(job.index, self._completion(job, asked[job.index]))
+            completion = self._completion(job, asked[job.index])
+            if job.index in written and completion.error is None:
+                written[job.index].finish(completion.text)
+            finish(job.index, completion)
 
         arrived = None if more is None else lambda: jobs(more())
         with self.engine.lock, torch.no_grad():
             _generate.run(self.engine, jobs(requests), self.eos, done, arrived)
         return [results[i] for i in range(len(asked))]
 
-    def _job(self, index: int, request: Request) -> Job:
+    def _job(
+        self, index: int, request: Request, on_text: OnText | None = None, written: dict[int, TextStream] | None = None
+    ) -> Job:
         prompt = self.encode(request.messages or "", prefill=request.prefill)
         limit = self.engine.max_length
         if request.max_new_tokens < 1:
@@ -201,8 +213,13 @@ class HFModel:
                 expected=f"at most {limit} tokens",
                 got=f"{len(prompt)} + {request.max_new_tokens}",
             )
+        heard = None
+        if on_text is not None and written is not None:
+            written[index] = TextStream(self.codec.decode, request.stop, lambda piece: on_text(index, piece))
+            heard = written[index].push
         return Job(
             index=index,
+            heard=heard,
             prompt=tuple(prompt),
             max_new_tokens=request.max_new_tokens,
             temperature=request.temperature,
