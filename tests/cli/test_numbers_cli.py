@@ -221,3 +221,33 @@ def test_the_action_runs_that_build_and_puts_no_input_into_a_script() -> None:
     used = {name for s in steps for name in s.get("env", {})}
     code = (Path(__file__).parents[2] / "src/fivefold/cli/ci.py").read_text()
     assert all(name in code for name in used if name.startswith("FF_"))
+
+
+def test_why_cases_errored_is_said(capsysbinary: Any, tmp_path: Path) -> None:
+    (tmp_path / "rules.jsonl").write_text(json.dumps({"match": "number 1 ", "answer": "it is 1"}))
+    asked = ("evaluate", "--cases", str(questions(tmp_path / "q.jsonl", 4)), "--scorer", "exact")
+    code, out, _ = call(capsysbinary, *asked, "--model", f"scripted:{tmp_path / 'rules.jsonl'}")
+    assert code == 0 and "1 scored, 0 unscored, 3 errored" in out
+    assert "q: 3 errored, among them q" in out and "no rule" in out
+
+
+def test_arguments_of_benchmarks_and_tasks_are_checked(capsysbinary: Any) -> None:
+    argv = ("evaluate", "core-harms", "--model", "scripted:refuse")
+    code, _, err = call(capsysbinary, *argv, "--arg", "shots=2")
+    assert code == 2 and "core-harms takes no arguments" in err
+    code, _, err = call(capsysbinary, *argv, "--arg", "shots")
+    assert code == 2 and "name=value" in err
+    code, _, err = call(capsysbinary, *argv, "--dtype", "bfloat16")
+    assert code == 2 and "takes no options" in err
+
+
+def test_an_entry_of_the_catalogue_is_shown_in_full(capsysbinary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FIVEFOLD_DATA", raising=False)
+    wanted = ("data", "revision", "sha256", "licence", "needs", "cost", "meaning", "citation", "missing here")
+    code, out, _ = call(capsysbinary, "list", "benchmarks", "gsm8k")
+    assert code == 0 and all(f"\n{key}: " in out for key in wanted) and "FIVEFOLD_DATA is not set" in out
+    entries = json.loads(call(capsysbinary, "list", "benchmarks", "--json")[1])["benchmarks"]
+    assert len(entries) > 60 and all(e["licence"] and e["cost"] and e["meaning"] and e["citation"] for e in entries)
+    assert call(capsysbinary, "list", "benchmarks", "gsm9k")[0] == 2
+    assert "# " in call(capsysbinary, "list", "suites", "core-harms")[1]
+    assert json.loads(call(capsysbinary, "list", "attacks", "gcg", "--json")[1])["description"]

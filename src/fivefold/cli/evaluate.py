@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,9 @@ from fivefold.errors import UsageError
 
 if TYPE_CHECKING:
     from fivefold.engine.serving import Budget
+
+MOST_ERRORS = 3
+"""Kinds of error that are shown."""
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +57,10 @@ def evaluate(
         typer.Option(
             "--stop-when", help='Ask in random order until this is settled, e.g. "harmful_compliance <= 0.05".'
         ),
+    ] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option("--arg", help="name=value: an option of a benchmark, an argument of a task; may be repeated."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="Of a local model: float32 (default), bfloat16, float16, auto.")
@@ -87,6 +94,7 @@ def evaluate(
         stop=stop,
         stop_when=stop_when,
         dtype=dtype,
+        args=_arguments(arg or ()),
         budget=_budget(budget, max_tokens, max_money, price),
     )
     code = 3 if (result["comparison"] or {}).get("verdict") == "regression" else 0
@@ -97,6 +105,9 @@ def evaluate(
     table(f"{model}", ("metric", "slice", "estimate", "interval", "counts"), rows)
     for path in result["logs"]:
         console().print(f"log: {path}  (inspect view opens it)", markup=False, soft_wrap=True)
+    for row in result["errors"][:MOST_ERRORS]:
+        said = f"{row['suite']}: {row['n']} errored, among them {row['case']}: {row['error'][:300]}"
+        console().print(said, markup=False, soft_wrap=True)
     for line in (*map(_stopped, result["stopping"]), *map(_cut_short, result["over_budget"])):
         console().print(line, markup=False, soft_wrap=True)
     for line in result["at_risk"]:
@@ -105,6 +116,18 @@ def evaluate(
         print_comparison(result["comparison"])
     console().print(f"run: {result['run']}", markup=False)
     return code
+
+
+def _arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """`name=value` pairs; values are read as YAML."""
+    import yaml
+
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [
+        text for text, (name, sign, _) in zip(texts, pairs, strict=True) if not sign or not name.isidentifier()
+    ]:
+        raise UsageError("not an argument", expected="name=value", got=wrong[0])
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
 
 
 def _budget(time: str | None, tokens: int | None, money: float | None, price: float | None) -> Budget | None:

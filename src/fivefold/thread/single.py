@@ -18,7 +18,7 @@ from fivefold.errors import UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.catalogue import Entry, resolve
 from fivefold.evaluate.early import parse_bound
-from fivefold.evaluate.outside import evaluate_outside
+from fivefold.evaluate.outside import JUDGES, evaluate_outside
 from fivefold.evaluate.run import EvaluationResult, evaluate
 from fivefold.evaluate.safety._base import Evaluation
 from fivefold.evaluate.safety._measure import evaluate_safety
@@ -46,7 +46,7 @@ from fivefold.thread.injection_data import injection_cases
 from fivefold.thread.outcomes import keep
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
-from fivefold.types import Case, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
+from fivefold.types import Case, Errored, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
 
 PUBLIC = ("harmbench", *INJECTION_DATA)
 """Public data that `redteam --suite` takes from the mirror, beside the shipped suites."""
@@ -67,11 +67,13 @@ def evaluate_model(
     stop_when: str | None = None,
     dtype: str | None = None,
     budget: Budget | None = None,
+    args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate one model on suites or on a file of cases; measurements and outcomes are recorded, and compared with the
     last accepted run if there is one.
 
-    `stop_when` ends asking when that bound is settled; `dtype` is of local models; `budget` is shared by all suites.
+    `stop_when` ends asking when that bound is settled; `dtype` is of local models; `budget` is shared by all suites;
+    `args` are options of a benchmark, or arguments of a task that runs outside.
     """
     if bool(names) == (cases is not None):
         raise UsageError(
@@ -79,7 +81,8 @@ def evaluate_model(
             expected=f"suites: {', '.join(suite_names())}",
             next_step="fivefold evaluate core-harms --model smollm2",
         )
-    chosen = [resolve(name) for name in names]
+    given = dict(args or {})
+    chosen = [resolve(name, own_judge=any(key in JUDGES for key in given), **given) for name in names]
     own = read_cases(cases)[:limit] if cases else ()
     bound = parse_bound(stop_when) if stop_when else None
     model = load(spec, **({"dtype": dtype} if dtype else {}))
@@ -87,6 +90,7 @@ def evaluate_model(
         asked = {"names": list(names), "cases": digest(own), "split": split, "limit": limit, "languages": languages}
         settings = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "subject": model.fingerprint}
         settings |= {"stop_when": str(bound)} if bound else {}
+        settings |= {"args": given} if given else {}
         run = _run_name("evaluate", spec, {**asked, **settings})
         common: dict[str, Any] = {
             "log_dir": store.home / "runs" / run / "logs",
@@ -104,7 +108,7 @@ def evaluate_model(
         else:
             selection: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
             selection["stop_when"] = bound
-            results = [_evaluate_named(model, what, selection, common) for what in chosen]
+            results = [_evaluate_named(model, what, selection, common, given) for what in chosen]
         for result in results:
             keep(store, result, run=run)
         comparison = against_accepted(store, run)
@@ -116,10 +120,22 @@ def evaluate_model(
         "findings": [],
         "logs": [str(path) for r in results for path in (*r.earlier_logs, r.log_path)],
         "stopping": [{**vars(r.stopping), "early": r.stopping.early} for r in results if r.stopping],
+        "errors": _errors(results),
         "over_budget": [r.name for r in results if r.stopped_early],
         "comparison": comparison,
         "at_risk": risks,
     }
+
+
+def _errors(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
+    """Why cases errored, most frequent first, with one case of each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for id, outcome in result.outcomes.items():
+            if isinstance(outcome, Errored):
+                found.setdefault((result.name, outcome.error), []).append(id)
+    rows = [{"suite": s, "error": e, "n": len(ids), "case": ids[0]} for (s, e), ids in found.items()]
+    return sorted(rows, key=lambda row: -int(str(row["n"])))
 
 
 @contextmanager
@@ -133,7 +149,11 @@ def asker_for(spec: str, label: str) -> Iterator[Asker]:
 
 
 def _evaluate_named(
-    model: Model, what: Suite | Evaluation | Entry, selection: Mapping[str, Any], common: Mapping[str, Any]
+    model: Model,
+    what: Suite | Evaluation | Entry,
+    selection: Mapping[str, Any],
+    common: Mapping[str, Any],
+    args: Mapping[str, Any],
 ) -> EvaluationResult:
     """One suite, benchmark or safety evaluation of ours, or an entry that runs outside (splits, languages and stopping
     early are of suites alone)."""
@@ -147,7 +167,7 @@ def _evaluate_named(
                 f"{what.name} has no splits and is in English", next_step="leave --split and --language out"
             )
         return evaluate_safety(model, what, limit=selection["limit"], **common)
-    return evaluate_outside(model, what, limit=selection["limit"], **common)
+    return evaluate_outside(model, what, limit=selection["limit"], args=args, **common)
 
 
 def attack_model(
