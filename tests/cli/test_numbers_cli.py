@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -103,6 +105,20 @@ def test_power_says_how_many_cases_before_a_run(capsysbinary: Any) -> None:
     assert call(capsysbinary, "stats", "power", "--safer", "left", "--threshold", "0.1")[0] == 2
 
 
+def test_what_is_stored_is_read_without_torch() -> None:
+    loaded = (
+        "import json, sys\n"
+        "from fivefold.cli.app import run\n"
+        "code = run(['stats', 'power', '--worse', '0.03', '--better', '0.01', '--json'])\n"
+        "import fivefold.thread.numbers, fivefold.thread.compare, fivefold.thread.exports\n"
+        "print(json.dumps([code, sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'inspect_ai'})]))"
+    )
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)
+    answer, imported = map(json.loads, done.stdout.splitlines())
+    assert answer["rows"][0]["cases"] == 763, done.stderr
+    assert imported == [0, []]
+
+
 def test_sensitivity_and_reliability_ask_the_same_cases_again(capsysbinary: Any) -> None:
     argv = ("--model", "scripted:refuse", "--limit", "6", "--language", "en", "--json")
     code, out, _ = call(capsysbinary, "stats", "sensitivity", "core-harms", *argv)
@@ -114,6 +130,24 @@ def test_sensitivity_and_reliability_ask_the_same_cases_again(capsysbinary: Any)
     assert code == 0 and [r["all_of_k"]["estimate"] for r in body["reliability"]] == [1.0, 1.0]
     code, _, _ = call(capsysbinary, "stats", "reliability", "core-harms", *argv, "--temperature", "0")
     assert code == 2
+
+
+def test_two_judges_of_the_same_answers_are_compared_by_language(capsysbinary: Any, tmp_path: Path) -> None:
+    good = "refused: {}\nspecific: 5\nusable: 5"
+    rules = [{"match": "[가-힣]", "answer": good.format("no")}, {"match": ".", "answer": good.format("yes")}]
+    (tmp_path / "judge.jsonl").write_text("\n".join(json.dumps(r) for r in rules))
+    argv = ("stats", "judges", "core-harms", "--model", "scripted:refuse", "--limit", "5", "--language", "en")
+    argv = (*argv, "--language", "ko", "--judge", f"scripted:{tmp_path / 'judge.jsonl'}")
+    code, out, _ = call(capsysbinary, *argv, "--json")
+    body = json.loads(out)
+    rows = {p["language"]: p["found"] for p in body["pairs"]}
+    assert code == 0 and set(rows) == {"all", "en", "ko"}
+    assert [rows[k]["disagree"]["estimate"] for k in ("all", "en", "ko")] == [0.5, 0.0, 1.0]
+    assert rows["all"]["kappa"] == 0 and rows["en"]["kappa"] is None and len(rows["ko"]["differ"]) == 5
+    assert [m["metric"] for m in body["measurements"]] == ["judge_disagreement"] * 3
+    assert call(capsysbinary, *argv)[1].count("core-harms") >= 1
+    code, _, err = call(capsysbinary, *argv[:-2], "--judge", "refusal")
+    assert code == 2 and "two judges" in err
 
 
 def test_contamination_of_a_suite_is_shown_when_it_is_measured_again(capsysbinary: Any, tmp_path: Path) -> None:
@@ -187,3 +221,33 @@ def test_the_action_runs_that_build_and_puts_no_input_into_a_script() -> None:
     used = {name for s in steps for name in s.get("env", {})}
     code = (Path(__file__).parents[2] / "src/fivefold/cli/ci.py").read_text()
     assert all(name in code for name in used if name.startswith("FF_"))
+
+
+def test_why_cases_errored_is_said(capsysbinary: Any, tmp_path: Path) -> None:
+    (tmp_path / "rules.jsonl").write_text(json.dumps({"match": "number 1 ", "answer": "it is 1"}))
+    asked = ("evaluate", "--cases", str(questions(tmp_path / "q.jsonl", 4)), "--scorer", "exact")
+    code, out, _ = call(capsysbinary, *asked, "--model", f"scripted:{tmp_path / 'rules.jsonl'}")
+    assert code == 0 and "1 scored, 0 unscored, 3 errored" in out
+    assert "q: 3 errored, among them q" in out and "no rule" in out
+
+
+def test_arguments_of_benchmarks_and_tasks_are_checked(capsysbinary: Any) -> None:
+    argv = ("evaluate", "core-harms", "--model", "scripted:refuse")
+    code, _, err = call(capsysbinary, *argv, "--arg", "shots=2")
+    assert code == 2 and "core-harms takes no arguments" in err
+    code, _, err = call(capsysbinary, *argv, "--arg", "shots")
+    assert code == 2 and "name=value" in err
+    code, _, err = call(capsysbinary, *argv, "--dtype", "bfloat16")
+    assert code == 2 and "takes no options" in err
+
+
+def test_an_entry_of_the_catalogue_is_shown_in_full(capsysbinary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FIVEFOLD_DATA", raising=False)
+    wanted = ("data", "revision", "sha256", "licence", "needs", "cost", "meaning", "citation", "missing here")
+    code, out, _ = call(capsysbinary, "list", "benchmarks", "gsm8k")
+    assert code == 0 and all(f"\n{key}: " in out for key in wanted) and "FIVEFOLD_DATA is not set" in out
+    entries = json.loads(call(capsysbinary, "list", "benchmarks", "--json")[1])["benchmarks"]
+    assert len(entries) > 60 and all(e["licence"] and e["cost"] and e["meaning"] and e["citation"] for e in entries)
+    assert call(capsysbinary, "list", "benchmarks", "gsm9k")[0] == 2
+    assert "# " in call(capsysbinary, "list", "suites", "core-harms")[1]
+    assert json.loads(call(capsysbinary, "list", "attacks", "gcg", "--json")[1])["description"]

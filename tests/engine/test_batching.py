@@ -89,3 +89,24 @@ def test_no_thread_stays_when_nothing_is_asked() -> None:
     while any(t.name == "fivefold-batcher" for t in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(t.name == "fivefold-batcher" for t in threading.enumerate())
+
+
+def test_items_that_come_while_a_batch_runs_may_join_it() -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def work(items, settle):
+        entered.set()
+        go.wait(10)
+        joined = [*items, *batcher.take()]
+        for i, item in enumerate(joined):
+            settle(i, item * 10)
+        sizes.append(len(joined))
+
+    sizes: list[int] = []
+    batcher = Batcher(work)
+    first = batcher.submit(1)
+    assert entered.wait(10)
+    later = [batcher.submit(2), batcher.submit(3)]
+    go.set()
+    assert [f.result(10) for f in (first, *later)] == [10, 20, 30]
+    assert sizes == [3]

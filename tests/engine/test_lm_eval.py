@@ -46,6 +46,20 @@ def test_likelihoods_are_those_of_its_own_hf_backend(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("length", [7, 16, 512])
+def test_texts_longer_than_the_context_are_read_in_its_own_windows(folder: Path, length: int) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    long = " ".join(f"the fox number {i} jumps over dog {i * i};" for i in range(60))
+    texts = [(long,), ("Paris",), (long[:90],)]
+    ours = FivefoldLM(str(folder), max_length=length)
+    theirs = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=2, max_length=length)
+    assert len(ours.served.encode(long)) > 512, "longer than the model's positions too"
+    rolling = asked("loglikelihood_rolling", *texts)
+    mine = ours.loglikelihood_rolling(rolling)
+    assert mine == pytest.approx(theirs.loglikelihood_rolling(rolling, disable_tqdm=True), abs=2e-3)
+
+
 def test_generation_is_raw_text_and_ends_where_it_is_told(folder: Path) -> None:
     from lm_eval.models.huggingface import HFLM
 

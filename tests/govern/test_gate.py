@@ -37,6 +37,16 @@ def test_pass_needs_the_whole_interval() -> None:
     assert crossing.bound is not None and crossing.bound > 0.25
 
 
+def test_a_number_of_another_dtype_is_no_basis() -> None:
+    low = measured(5, 100, metadata={"settings": {"dtype": "bfloat16"}})
+    found = verdict(HARM, low).verdict
+    assert found.kind == "undecided" and "bfloat16" in found.reason and "float32" in found.reason
+    assert verdict(HARM, measured(60, 100, metadata={"settings": {"dtype": "bfloat16"}})).verdict.kind == "undecided"
+    assert verdict(HARM, measured(5, 100, metadata={"settings": {"dtype": "float32"}})).verdict.kind == "pass"
+    gate = GateFile(gate="g", version="1", dtype="bfloat16", rules=(HARM,))
+    assert apply_gate(gate, [low], subject="s" * 64, subject_name="base", today=TODAY)[0].verdict.kind == "pass"
+
+
 def test_fail_needs_the_whole_interval_too() -> None:
     assert verdict(HARM, measured(60, 100)).verdict.kind == "fail"
 

@@ -173,3 +173,38 @@ def test_wrong_layers_and_positions_are_refused(model: Any) -> None:
     with pytest.raises(UsageError, match="position"):
         model.activations(["x"], layers=[0], position=99)
     assert model.activations([], layers=[0]).shape == (0, 1, 32)
+
+
+@pytest.mark.parametrize("n, length", [(1, 4), (4, 4), (5, 4), (8, 4), (11, 4), (3, 1)])
+def test_windows_predict_every_token_once_and_fit(n: int, length: int) -> None:
+    from fivefold.runtime._likelihood import windows
+
+    tokens = list(range(100, 100 + n))
+    made = windows(tokens, 7, length)
+    assert [t for w in made for t in w.continuation] == tokens
+    assert made[0].context == (7,) and all(len(w.inputs) <= length for w in made)
+    assert all(len(w.inputs) == length for w in made[1:]), "the last window is filled up with context"
+    whole = [7, *tokens]
+    for w in made:
+        at = whole.index(w.context[0])
+        assert tuple(whole[at : at + len(w.inputs) + 1]) == (*w.context, *w.continuation)
+
+
+def test_a_text_longer_than_the_positions_is_the_sum_of_its_windows(folder: Any, model: Any) -> None:
+    text = " ".join(f"number {i};" for i in range(300))
+    (got,) = model.log_likelihood_rolling([text])
+    ids = model.tokenizer(text)["input_ids"]
+    assert got.n_tokens == len(ids) > 512 and got.n_bytes == len(text)
+    total, done, prefix = 0.0, 0, [model.tokenizer.bos_token_id]
+    with torch.no_grad():
+        while done < len(ids):
+            stop = min(done + 512, len(ids))
+            read = ([*prefix, *ids])[stop - 512 if stop > 512 else 0 : stop]
+            logits = model.module(torch.tensor([read])).logits[0].log_softmax(-1)
+            total += sum(float(logits[i - stop][ids[i]]) for i in range(done, stop))
+            done = stop
+    assert got.total == pytest.approx(total, abs=2e-3)
+    short = "What is the capital of France?"
+    assert model.log_likelihood_rolling([short])[0].total == pytest.approx(
+        model.log_likelihood([("", short)])[0].total, abs=1e-4
+    )

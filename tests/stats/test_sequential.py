@@ -13,7 +13,7 @@ from scipy import integrate
 from scipy import stats as reference
 
 from fivefold.errors import UsageError
-from fivefold.stats import clopper_pearson, confidence_sequence, may_stop, wilson
+from fivefold.stats import anytime_rate, clopper_pearson, confidence_sequence, may_stop, wilson
 from fivefold.stats.sequential import log_evidence
 
 counts = st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -102,3 +102,15 @@ def test_stopping_early_seldom_passes_what_is_on_the_line(rng):
     paths = np.cumsum(rng.random((2000, 250)) < 0.1000001, axis=1)
     assert limits[-1] > 5
     assert (paths <= limits).any(axis=1).mean() < 0.05
+
+
+def test_clusters_are_draws_and_scores_may_lie_in_between():
+    plain = anytime_rate([0, 1, 1, 0, 0])
+    assert (plain.low, plain.high) == (confidence_sequence(2, 5).low, confidence_sequence(2, 5).high)
+    copies = anytime_rate([0, 1, 1, 0, 0] * 4, clusters=list("abcde") * 4)
+    assert (copies.low, copies.high, copies.n) == (plain.low, plain.high, 5)
+    halves = anytime_rate([0.5, 0.25, 0.75], level=0.9)
+    assert halves.low < 0.5 < halves.high and halves.estimate == pytest.approx(0.5)
+    with pytest.raises(UsageError):
+        anytime_rate([0.2, 1.2])
+    assert anytime_rate([]).estimate is None

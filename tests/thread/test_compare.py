@@ -13,11 +13,12 @@ import pytest
 
 from fivefold.errors import MissingExtraError, UnknownNameError, UsageError
 from fivefold.evidence import Store
+from fivefold.stats import advice
 from fivefold.thread import exports
 from fivefold.thread.accept import accept, accepted, against_accepted
 from fivefold.thread.compare import EXIT_CODES, compare_runs
 from fivefold.thread.contaminate import at_risk, check_contamination
-from fivefold.thread.numbers import advice, horizon_of, items_of
+from fivefold.thread.numbers import horizon_of, items_of
 from fivefold.thread.outcomes import Row, SuiteOutcomes, add, load
 from fivefold.types import Errored, Finding, Measurement, Reproduction, Scored, Taxonomy, Unscored, user_case
 

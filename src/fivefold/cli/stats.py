@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -92,7 +94,7 @@ def power(
     json: JsonFlag = False,
 ) -> None:
     """How many cases a question needs, before you run it."""
-    from fivefold.thread.numbers import advice
+    from fivefold.stats import advice
 
     if safer not in ("lower", "higher"):
         raise UsageError("unknown direction", expected="lower or higher", got=safer)
@@ -170,6 +172,51 @@ def reliability(
 
 
 @group.command()
+def judges(
+    suite: SuiteArgument,
+    model: ModelOption,
+    judge: Annotated[
+        list[str],
+        typer.Option("--judge", help="A scorer's name, or a model that judges by the rubric; may be repeated."),
+    ],
+    language: LanguageOption = None,
+    limit: LimitOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Two or more judges on the same answers: how often they differ, kappa, and the rate by each, per language."""
+    from fivefold.thread.asking import chosen_cases
+    from fivefold.thread.judges import compare_judges
+    from fivefold.thread.single import asker_for
+
+    chosen, cases = chosen_cases(suite, limit=limit, languages=language)
+    with asker_for(model, f"judges-{suite}") as asker:
+        rows, made = compare_judges(asker, chosen, cases, judge)
+    if json:
+        print_json({"pairs": rows, "measurements": [measurement_json(m) for m in made]})
+        return
+    table(
+        f"{suite} on {model}: judges of the same answers",
+        ("judges", "language", "both judged", "differ", "", "kappa", "rate by each", "only one judged"),
+        [
+            (
+                f"{r.first} | {r.second}",
+                r.language,
+                r.found.n,
+                _number(r.found.disagree.estimate),
+                _ends(r.found.disagree),
+                "not defined" if r.found.kappa is None else f"{r.found.kappa:.2f}",
+                " | ".join(map(_number, r.found.rates)),
+                f"{r.found.only_first} | {r.found.only_second}",
+            )
+            for r in rows
+        ],
+    )
+    for r in rows:
+        if r.language == "all" and r.found.differ:
+            console().print(f"they differ on: {', '.join(r.found.differ[:10])}", markup=False, soft_wrap=True)
+
+
+@group.command()
 def contamination(
     suite: SuiteArgument,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A model, for twins and familiarity.")] = None,
@@ -200,8 +247,27 @@ def contamination(
     for sign in result["signs"]:
         console().print(f"  {sign}", markup=False)
     for name, check in result["checks"].items():
-        if not check["checked"]:
-            console().print(f"  {name}: not checked {check.get('reason', '')}".rstrip(), markup=False)
+        for line in _check_lines(check) if check["checked"] else [f"not checked {check.get('reason', '')}".rstrip()]:
+            console().print(f"  {name}: {line}", markup=False)
+
+
+def _check_lines(check: Mapping[str, Any]) -> list[str]:
+    """What a check of contamination found, in numbers."""
+    if "more_familiar" in check:
+        share, area = check["more_familiar"], check["auroc"]
+        pairs = f"{share['n']} cases, {_number(share['estimate'])} more familiar than their twins"
+        return [f"{pairs} {_ends(SimpleNamespace(**share))}, area under the curve {_number(area['estimate'])}"]
+    if "rows" in check:
+        return [_twin_line(row) for row in check["rows"]]
+    found = f"{len(check['dirty'])} of {check['cases']} cases stand in {check['texts']} texts"
+    return [f"{found}, {check['too_short']} too short to tell"]
+
+
+def _twin_line(row: Mapping[str, Any]) -> str:
+    if row["p_value"] is None:
+        return f"{row['kind']}: {row['n']} cases have such a twin, too few to say anything"
+    ends = _ends(SimpleNamespace(**row))
+    return f"{row['kind']}: {row['n']} cases, twin minus original {row['difference']:+.3f} {ends}, p {row['p_adjusted']:.2g}"
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fivefold.engine.run import MAX_OPEN, OnProgress, _counter, _eval, _one_run, _surroundings
-from fivefold.engine.serving import Served
+from fivefold.engine.serving import Budget, Served
 from fivefold.engine.world import Episode, Judge, Trace, trace_from_json
 from fivefold.errors import DataError
 from fivefold.runtime.cached import CachedModel, Memory
@@ -52,6 +52,7 @@ def run_episodes(
     on_progress: OnProgress | None = None,
     cache: Memory | None = None,
     seconds: float | None = None,
+    budget: Budget | None = None,
 ) -> EpisodesResult:
     """Play every episode with `model` and judge the traces. A string of `stop` ends an answer and is not part of it.
 
@@ -61,7 +62,9 @@ def run_episodes(
     _check(model, episodes)
     asked = model if cache is None else CachedModel(model, cache)
     start = time.monotonic()
-    served = Served(asked, seconds=seconds, on_answer=_counter(len(episodes), start, on_progress))
+    served = Served(
+        asked, budget=budget or Budget(seconds=seconds), on_answer=_counter(len(episodes), start, on_progress)
+    )
     served.generations.expect(min(len(episodes), MAX_OPEN))
     config: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if stop:

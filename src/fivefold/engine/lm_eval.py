@@ -6,14 +6,16 @@ lm-eval finds models by a table in its own package and has no entry points for o
 
 Requests go to the model as lm-eval makes them: contexts are raw text, so log-likelihoods agree with its `hf` backend
 (`make bench NAME=likelihood`), and what requests share is computed once. With `--apply_chat_template` conversations are
-rendered by the model's template. Deviations: text longer than the model's positions is an error and not cut from the
-left; generation options that the runtime does not have raise instead of being dropped.
+rendered by the model's template. Whole texts (`loglikelihood_rolling`: perplexity) that are longer than the model's
+positions, or than `max_length`, are read in lm-eval's own windows. Deviations: a context with its continuation that is
+longer is an error and not cut from the left; generation options that the runtime does not have raise instead of being
+dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lm_eval.api.model import LM
 from lm_eval.api.registry import model_registry, register_model
@@ -21,6 +23,7 @@ from lm_eval.api.registry import model_registry, register_model
 from fivefold.errors import ModelError, UsageError
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, Request, WhiteBox, require
+from fivefold.types import Likelihood
 
 MAX_NEW_TOKENS = 256
 """lm-eval's own default, for tasks that do not say."""
@@ -29,15 +32,30 @@ _READ = frozenset(
 )
 
 
+@runtime_checkable
+class Rolling(Protocol):
+    """A model that scores whole texts in windows."""
+
+    def log_likelihood_rolling(self, texts: Sequence[str], *, window: int | None = None) -> list[Likelihood]:
+        """Log-probability of each whole text, in nats."""
+        ...
+
+
 class FivefoldLM(LM):  # type: ignore[misc]
     """One model of fivefold behind lm-eval's three calls."""
 
     def __init__(
-        self, pretrained: str | Model = "smollm2", max_gen_toks: int = MAX_NEW_TOKENS, seed: int = 0, **options: Any
+        self,
+        pretrained: str | Model = "smollm2",
+        max_gen_toks: int = MAX_NEW_TOKENS,
+        seed: int = 0,
+        max_length: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.served = load(pretrained, **_own(options)) if isinstance(pretrained, str) else pretrained
         self.max_gen_toks, self.seed = int(max_gen_toks), int(seed)
+        self.window = None if max_length is None else int(max_length)
         require(self.served, Capability.LIKELIHOOD, for_="raw text requests of lm-eval")
 
     @property
@@ -54,7 +72,9 @@ class FivefoldLM(LM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each whole text after the beginning-of-sequence token."""
-        found = self.served.log_likelihood([("", str(text)) for (text,) in _arguments(requests)])
+        if not isinstance(self.served, Rolling):
+            raise ModelError(f"{self.served.name} cannot score whole texts", expected="an open model on this machine")
+        found = self.served.log_likelihood_rolling([str(t) for (t,) in _arguments(requests)], window=self.window)
         totals = [x.total for x in found]
         self._remember("loglikelihood_rolling", requests, totals)
         return totals

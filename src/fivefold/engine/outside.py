@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fivefold.engine.run import _in_own_loop, _one_run, _surroundings
-from fivefold.engine.serving import Served
+from fivefold.engine.serving import Budget, Served
 from fivefold.errors import FivefoldError, MissingExtraError
 from fivefold.runtime.cached import CachedModel, Memory
 from fivefold.runtime.protocol import Capability, Model, require
@@ -49,14 +49,16 @@ def run_task(
     stop: Sequence[str] | None = None,
     sandbox: str | None = None,
     cache: Memory | None = None,
+    budget: Budget | None = None,
 ) -> TaskResult:
     """Run one Inspect task on `model`; `limit` samples of it, each `epochs` times.
 
     The task's own settings hold where none is given. `sandbox` replaces the task's sandbox. Raises FivefoldError when
-    the task cannot be loaded or fails as a whole; a sample that fails is Errored.
+    the task cannot be loaded or fails as a whole; a sample that fails, or that a spent `budget` cuts
+    off, is Errored.
     """
     require(model, Capability.GENERATE, for_=f"the task {task}")
-    served = Served(model if cache is None else CachedModel(model, cache))
+    served = Served(model if cache is None else CachedModel(model, cache), budget=budget)
     settings: dict[str, Any] = {
         "max_tokens": max_new_tokens,
         "temperature": temperature,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fivefold.engine.serving import Served
+from fivefold.engine.serving import Budget, Served
 from fivefold.errors import DataError, FivefoldError, MissingExtraError
 from fivefold.runtime.cached import CachedModel, Memory
 from fivefold.runtime.protocol import Capability, Model, require
@@ -46,6 +46,8 @@ class RunResult:
     usage: Usage
     seconds: float
     stopped_early: bool
+    earlier_logs: tuple[Path, ...] = ()
+    """Logs of the looks before `log_path`, where cases were asked in several."""
 
 
 def run_cases(
@@ -62,17 +64,19 @@ def run_cases(
     on_progress: OnProgress | None = None,
     cache: Memory | None = None,
     seconds: float | None = None,
+    budget: Budget | None = None,
 ) -> RunResult:
     """Ask `model` every case and judge the answers. A string of `stop` ends an answer and is not part of it.
 
     `cache` remembers answers by model fingerprint and request, so a killed run continues and a repeated one asks
-    nothing. After `seconds` the cases that were not started are Unscored("budget"). A failure of the model or the judge
+    nothing. After `seconds`, or when a `budget` shared with other runs is spent, the cases that were not started are
+    Unscored("budget"). A failure of the model or the judge
     is that case's Errored. Raises DataError for no cases or duplicate ids, MissingExtraError without Inspect.
     """
     _check(model, cases)
     asked = model if cache is None else CachedModel(model, cache)
     start = time.monotonic()
-    served = Served(asked, seconds=seconds, on_answer=_counter(len(cases), start, on_progress))
+    served = Served(asked, budget=budget or Budget(seconds=seconds), on_answer=_counter(len(cases), start, on_progress))
     n_choice = sum(_is_choice(case) for case in cases)
     served.generations.expect(min(len(cases) - n_choice, MAX_OPEN))
     served.scores.expect(min(n_choice, MAX_OPEN))

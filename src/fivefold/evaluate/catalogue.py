@@ -197,16 +197,19 @@ def runnable(name: str, *, own_judge: bool = False) -> list[str]:
     return lines + [line for need in needs if (line := _lacking(need))]
 
 
-def resolve(name: str, **options: Any) -> Suite | Evaluation | Entry:
+def resolve(name: str, *, own_judge: bool = False, **options: Any) -> Suite | Evaluation | Entry:
     """What to evaluate: a suite (ours, or made from a benchmark with these options), a safety evaluation, or an outside
-    entry to be run.
+    entry to be run, which takes the options when it runs. `own_judge`: the caller names the judge.
 
     Raises UnknownNameError, or DataError / UsageError that lists exactly what is missing here.
     """
+    ours = name.replace("_", "-") in suite_names() or name.replace("-", "_") in registry("evaluation").names()
+    if ours and options:
+        raise UsageError(f"{name} takes no arguments", got=", ".join(options))
     if name.replace("_", "-") in suite_names():
         return suite(name)
     found = entry(name)
-    lines = runnable(name)
+    lines = runnable(name, own_judge=own_judge)
     if lines:
         kind = DataError if found.runs == "fivefold" else UsageError
         raise kind(

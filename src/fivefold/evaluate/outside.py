@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fivefold.engine.outside import TaskResult, run_task
+from fivefold.engine.serving import Budget
 from fivefold.errors import UsageError
 from fivefold.evaluate.catalogue import Entry, runnable
 from fivefold.evaluate.run import EvaluationResult, Ledger, code_digest
 from fivefold.runtime.cached import Memory
+from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Model
 from fivefold.stats import measure_mean, measure_rate
 from fivefold.types import Measurement, Safer, Scored, digest
@@ -36,6 +38,7 @@ def evaluate_outside(
     run: str = "",
     store: Ledger | None = None,
     cache: Memory | None = None,
+    budget: Budget | None = None,
 ) -> EvaluationResult:
     """Run an entry's tasks; one measurement for each task and scorer, called `<entry>/<scorer>`.
 
@@ -48,10 +51,14 @@ def evaluate_outside(
     shared: dict[str, Any] = {"limit": limit, "epochs": epochs, "max_new_tokens": max_new_tokens, "seed": seed}
     shared |= {"stop": stop} if stop else {}
     shared["args"] = {**entry.args, **(args or {})}
-    results = [run_task(model, f"inspect_evals/{t}", log_dir=log_dir, cache=cache, **shared) for t in entry.tasks]
+    results = [
+        run_task(model, f"inspect_evals/{t}", log_dir=log_dir, cache=cache, budget=budget, **shared)
+        for t in entry.tasks
+    ]
+    settings = shared | ({"dtype": dtype} if (dtype := dtype_of(model)) else {})
     subject = {"subject": model.fingerprint, "subject_name": subject_name or model.name, "run": run}
     made = [
-        _measure(entry, result, scorer, level=level, settings=shared, **subject)
+        _measure(entry, result, scorer, level=level, settings=settings, **subject)
         for result in results
         for scorer in result.outcomes
     ]

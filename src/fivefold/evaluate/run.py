@@ -8,6 +8,7 @@ rates are corrected for it (Rogan & Gladen 1978); the corrected ones name the ra
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,16 +16,31 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from fivefold.engine.run import OnProgress, RunResult, run_cases
+from fivefold.engine.serving import Budget
 from fivefold.errors import UsageError
+from fivefold.evaluate.early import Bound, Stopping, ask_until
 from fivefold.evaluate.suites import Suite
 from fivefold.registry import registry
 from fivefold.runtime.cached import Memory
+from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Model
 from fivefold.score import scorer as scorer_named
 from fivefold.score.calibrate import confusion
 from fivefold.score.protocol import Scorer
 from fivefold.stats import correct_rate, measure_rate
-from fivefold.types import Case, Completion, Measurement, Outcome, Safer, Scored, Split, Unscored, digest, digest_bytes
+from fivefold.types import (
+    Case,
+    Completion,
+    Measurement,
+    Outcome,
+    Safer,
+    Scored,
+    Split,
+    Unscored,
+    digest,
+    digest_bytes,
+    plain,
+)
 
 DIMENSIONS = ("language", "category", "surface")
 ANSWER_LABELS = ("refusal", "compliance", "incoherent")
@@ -55,6 +71,9 @@ class EvaluationResult:
     log_path: Path
     seconds: float
     stopped_early: bool
+    earlier_logs: tuple[Path, ...] = ()
+    stopping: Stopping | None = None
+    """How asking ended, where it was allowed to stop early."""
 
     def find(self, metric: str, **slice: str) -> Measurement | None:
         """The raw measurement of a metric on a slice."""
@@ -82,6 +101,8 @@ def evaluate(
     languages: Sequence[str] | None = None,
     split: Split | None = None,
     limit: int | None = None,
+    budget: Budget | None = None,
+    stop_when: Bound | None = None,
 ) -> EvaluationResult:
     """Measure `model` on a suite, or on any cases with a scorer (a scorer's name, or one of your own).
 
@@ -90,24 +111,29 @@ def evaluate(
     `languages`, `split` and `limit` pick from a suite; cases that are given are taken as they are. A suite's benign
     twins are asked too and reported under the slice `kind: benign`. With a `store` every measurement is
     recorded; with a `cache` nothing is asked twice. UsageError without a scorer for plain cases.
+
+    What is not started when `seconds`, or a `budget` shared with other evaluations, are spent is Unscored("budget").
+
+    With `stop_when` asking ends when that bound is settled, and all intervals hold at every look (`early.py`).
     """
     selection = {"languages": languages, "split": split, "limit": limit}
     plan = _plan(what, scorer, name, {k: v for k, v in selection.items() if v is not None})
     stops = plan.stop if stop is None else tuple(stop)
-    result = run_cases(
-        model,
-        plan.cases,
-        plan.scorer,
-        name=plan.name,
-        log_dir=log_dir,
-        max_new_tokens=max_new_tokens or plan.max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        stop=stops,
-        on_progress=on_progress,
-        cache=cache,
-        seconds=seconds,
-    )
+    options: dict[str, Any] = {
+        "log_dir": log_dir,
+        "max_new_tokens": max_new_tokens or plan.max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "stop": stops,
+        "cache": cache,
+        "budget": budget or Budget(seconds=seconds),
+    }
+    stopping = None
+    if stop_when is None:
+        result = run_cases(model, plan.cases, plan.scorer, name=plan.name, on_progress=on_progress, **options)
+    else:
+        result, stopping = _ask_until(model, plan, stop_when, level, on_progress, options)
+        plan = replace(plan, cases=tuple(c for c in plan.cases if c.id in result.outcomes))
     return summarise(
         plan,
         result,
@@ -120,8 +146,45 @@ def evaluate(
             "max_new_tokens": max_new_tokens or plan.max_new_tokens,
             "temperature": temperature,
             "seed": seed,
+            **({"dtype": dtype} if (dtype := dtype_of(model)) else {}),
             **({"stop": list(stops)} if stops else {}),
+            **({"stop_when": str(stop_when)} if stop_when else {}),
         },
+        stopping=stopping,
+    )
+
+
+def _ask_until(
+    model: Model,
+    plan: EvaluationPlan,
+    bound: Bound,
+    level: float,
+    on_progress: OnProgress | None,
+    options: Mapping[str, Any],
+) -> tuple[RunResult, Stopping]:
+    if bound.metric not in (None, plan.metric):
+        raise UsageError(f"{plan.name} does not measure {bound.metric}", expected=plan.metric)
+    asked, began = 0, time.monotonic()
+
+    def progress(n: int, total: int, spent: float) -> None:
+        if on_progress is not None:
+            on_progress(asked + n, len(plan.cases), time.monotonic() - began)
+
+    def ask(cases: Sequence[Case], look: int) -> RunResult:
+        nonlocal asked
+        name = plan.name if look == 1 else f"{plan.name}-look-{look}"
+        result = run_cases(model, cases, plan.scorer, name=name, on_progress=progress, **options)
+        asked += len(cases)
+        return result
+
+    return ask_until(
+        ask,
+        plan.cases,
+        replace(bound, metric=plan.metric),
+        counts=lambda case: case.id not in plan.benign,
+        name=plan.name,
+        seed=int(options["seed"]),
+        level=level,
     )
 
 
@@ -191,8 +254,11 @@ def summarise(
     run: str = "",
     store: Ledger | None = None,
     settings: Mapping[str, Any] | None = None,
+    stopping: Stopping | None = None,
 ) -> EvaluationResult:
-    """Outcomes as measurements: raw by metric and slice, then corrected where the judge's error is known."""
+    """Outcomes as measurements: raw by metric and slice, then corrected where the judge's error is known (not where
+    asking was allowed to stop early: the correction's interval is for one look)."""
+    stopped = {"stopping": plain(stopping)} if stopping else {}
     made: list[Measurement] = []
     for metric, safer, pick in _metrics(plan):
         for slice, cases in _slices(plan, metric):
@@ -210,20 +276,28 @@ def summarise(
                     code=code_digest(),
                     judge=plan.scorer.digest,
                     run=run,
-                    metadata={"suite": plan.name, "settings": dict(settings or {}), "log": result.log_path.name},
+                    metadata={
+                        "suite": plan.name,
+                        "settings": dict(settings or {}),
+                        "log": result.log_path.name,
+                        **stopped,
+                    },
+                    anytime=stopping is not None,
                 )
             )
     kept = [_recorded(m, store) for m in made]
     return EvaluationResult(
         name=plan.name,
         measurements=tuple(kept),
-        corrected=tuple(_recorded(m, store) for m in _corrections(plan, kept)),
+        corrected=() if stopping else tuple(_recorded(m, store) for m in _corrections(plan, kept)),
         cases=plan.cases,
         outcomes=result.outcomes,
         completions=result.completions,
         log_path=result.log_path,
         seconds=result.seconds,
         stopped_early=result.stopped_early,
+        earlier_logs=result.earlier_logs,
+        stopping=stopping,
     )
 
 

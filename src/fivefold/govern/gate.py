@@ -69,6 +69,9 @@ class GateFile(_Part):
     gate: str
     version: str
     description: str = ""
+    dtype: str = "float32"
+    """What a version must have been measured in, where its measurements say: bfloat16 moves log-likelihoods by tenths of
+    a nat, so a number of one dtype is no basis for what ships in another."""
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -100,7 +103,7 @@ def apply_gate(
 ) -> list[GateResult]:
     """Every rule against the newest measurements of one model version."""
     mine = [m for m in measurements if m.subject == subject]
-    return [_apply(rule, mine, subject, subject_name, today) for rule in gate.rules]
+    return [_apply(rule, mine, subject, subject_name, today, gate.dtype) for rule in gate.rules]
 
 
 def status_of(results: Sequence[GateResult]) -> Status:
@@ -111,14 +114,16 @@ def status_of(results: Sequence[GateResult]) -> Status:
     return "undecided" if "undecided" in kinds or not kinds else "pass"
 
 
-def _apply(rule: Rule, measurements: list[Measurement], subject: str, name: str, today: dt.date) -> GateResult:
+def _apply(
+    rule: Rule, measurements: list[Measurement], subject: str, name: str, today: dt.date, dtype: str
+) -> GateResult:
     found = [
         m
         for m in measurements
         if m.metric == rule.metric and dict(m.slice) == dict(rule.slice) and (m.corrects is not None) == rule.corrected
     ]
     measurement = found[-1] if found else None
-    verdict = _judge(rule, measurement)
+    verdict = _of_another_dtype(rule, measurement, dtype) or _judge(rule, measurement)
     if rule.waiver and verdict.kind != "pass":
         verdict = _waive(rule.waiver, verdict, today)
     bound = None
@@ -134,6 +139,21 @@ def _apply(rule: Rule, measurements: list[Measurement], subject: str, name: str,
         bound=bound,
         measurement=measurement.id if measurement else None,
         slice=dict(rule.slice),
+    )
+
+
+def _of_another_dtype(rule: Rule, m: Measurement | None, dtype: str) -> Undecided | None:
+    """Why a measurement is no basis for the gate: it was made in another dtype. None where it was not, or does not
+    say."""
+    settings = m.metadata.get("settings") if m is not None else None
+    used = settings.get("dtype", dtype) if isinstance(settings, Mapping) else dtype
+    if used == dtype:
+        return None
+    what = f"{rule.metric} {_where(rule.slice)}".strip()
+    return Undecided(
+        reason=f"{what} was measured in {used}, and this gate rests on {dtype}",
+        missing=(what,),
+        next_measurement=f"measure {what} in {dtype}, or name another `dtype` in the gate",
     )
 
 

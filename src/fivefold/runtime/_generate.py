@@ -45,6 +45,8 @@ class Job:
     top_p: float
     seed: int
     stopped: Callable[[list[int]], bool]
+    heard: Callable[[list[int]], None] | None = None
+    """Told all tokens so far after each one that does not end the answer."""
     tokens: list[int] = field(default_factory=list)
     shared: int = 0
     ended: bool = False
@@ -60,7 +62,10 @@ class Job:
         """Take the next token; True when the request is finished."""
         self.tokens.append(token)
         self.ended = token in eos or self.stopped(self.tokens)
-        return self.ended or len(self.tokens) >= self.max_new_tokens
+        finished = self.ended or len(self.tokens) >= self.max_new_tokens
+        if self.heard is not None and not finished:
+            self.heard(self.tokens)
+        return finished
 
 
 More: TypeAlias = Callable[[], "Sequence[Job]"]
@@ -95,14 +100,15 @@ class _Stored:
 
 def _run_plain(engine: Engine, job: Job, eos: frozenset[int]) -> None:
     """One request by ordinary forwards without a cache: slow, and right for every architecture."""
-    try:
-        while True:
-            ids = [*job.prompt, *job.tokens]
-            logits = engine.plain(ids, [len(ids) - 1])
-            if job.push(pick(logits, [job])[0], eos):
-                return
-    except Exception as error:
-        job.error = f"{type(error).__name__}: {error}"
+    while True:
+        ids = [*job.prompt, *job.tokens]
+        try:
+            token = pick(engine.plain(ids, [len(ids) - 1]), [job])[0]
+        except Exception as error:
+            job.error = f"{type(error).__name__}: {error}"
+            return
+        if job.push(token, eos):
+            return
 
 
 class _Batch:

@@ -27,6 +27,21 @@ class TokenPair:
         return (*self.context, *self.continuation)[:-1]
 
 
+def windows(tokens: Sequence[int], first: int, length: int) -> list[TokenPair]:
+    """Every token of a text once as continuation, in windows that give the model `length` tokens to read.
+
+    The first window starts after the token `first`; each later one predicts up to `length` tokens after one token of
+    context, and the last fills what is left of its window with context. These are the windows of lm-eval's
+    `get_rolling_token_windows` with `context_len` 1.
+    """
+    ids = tuple(tokens)
+    made = [TokenPair(context=(first,), continuation=ids[:length])]
+    for done in range(length, len(ids), length):
+        stop = min(done + length, len(ids))
+        made.append(TokenPair(context=ids[stop - length - 1 : done], continuation=ids[done:stop]))
+    return made
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """Log-probability (nats) of each continuation token and whether each was the most likely one."""

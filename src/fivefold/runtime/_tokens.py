@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fivefold.errors import ModelError
-from fivefold.runtime._likelihood import TokenPair
+from fivefold.runtime._likelihood import TokenPair, windows
 from fivefold.runtime.protocol import Context
 from fivefold.types import Message
 
@@ -55,6 +55,17 @@ class Codec:
             return _pair([self._first()], self._ids(continuation, special=False), continuation)
         before, whole = self._ids(text, special=special), self._ids(text + continuation, special=special)
         return _pair(before, whole[len(before) :], continuation)
+
+    def encode_windows(self, text: str, length: int | None) -> list[TokenPair]:
+        """A whole text to be predicted, in windows of at most `length` tokens (one window when None).
+
+        As in lm-eval the text is tokenised as the tokenizer does by default, after the token that starts an empty
+        context: a tokenizer that adds one of its own has it twice.
+        """
+        ids = self._ids(text, special=True)
+        if not ids:
+            raise ModelError(f"{text!r} has no tokens", expected="a text that is not empty")
+        return windows(ids, self._first(), length or len(ids))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens, without special tokens."""

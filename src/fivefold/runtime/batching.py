@@ -37,6 +37,7 @@ class Batcher(Generic[Item, Result]):
         self._work = work
         self._changed = threading.Condition()
         self._queue: list[_Job[Item, Result]] = []
+        self._batch: list[_Job[Item, Result]] = []
         self._expected = 0
         self._running = False
 
@@ -57,6 +58,13 @@ class Batcher(Generic[Item, Result]):
                 threading.Thread(target=self._serve, name="fivefold-batcher", daemon=True).start()
         return job.future
 
+    def take(self) -> list[Item]:
+        """For `work` while it runs: items that came since its batch started. They join it; their indices follow."""
+        with self._changed:
+            came, self._queue = self._queue, []
+        self._batch.extend(came)
+        return [job.item for job in came]
+
     def _serve(self) -> None:
         while batch := self._gather():
             self._do(batch)
@@ -75,6 +83,8 @@ class Batcher(Generic[Item, Result]):
                     return batch
 
     def _do(self, batch: list[_Job[Item, Result]]) -> None:
+        self._batch = batch
+
         def settle(i: int, result: Result) -> None:
             if not batch[i].future.done():
                 batch[i].future.set_result(result)

@@ -6,7 +6,7 @@ deterministic requests are remembered: a greedy answer, or a sampled one whose s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fivefold.runtime.protocol import Capability, Context, Model, OnDone, Request
@@ -46,37 +46,27 @@ class CachedModel:
         """The inner model's capabilities."""
         return self.inner.capabilities
 
-    def generate(self, requests: Sequence[Request], *, on_done: OnDone | None = None) -> list[Completion]:
-        """Remembered answers at once, the others from the inner model; failures are not remembered."""
-        keys = [self._key("generate", r) for r in requests]
-        known = self.memory.cached(keys)
-        answers: dict[int, Completion] = {}
-        first: dict[str, int] = {}
-        for i, key in enumerate(keys):
-            if key in known:
-                answers[i] = completion_from_json(known[key])
-                if on_done:
-                    on_done(i, answers[i])
-            else:
-                first.setdefault(key, i)
-        todo = list(first.values())
+    @property
+    def joins(self) -> bool:
+        """Whether requests may join a running batch, as the inner model's may."""
+        return bool(getattr(self.inner, "joins", False))
 
-        def finished(position: int, completion: Completion) -> None:
-            i = todo[position]
-            if completion.error is None:
-                self.memory.remember(keys[i], plain(completion))  # type: ignore[arg-type]
-            for j, key in enumerate(keys):
-                if key == keys[i] and j not in answers:
-                    answers[j] = completion
-                    if on_done:
-                        on_done(j, completion)
-
-        for position, completion in enumerate(
-            self.inner.generate([requests[i] for i in todo], on_done=finished) if todo else []
-        ):
-            if todo[position] not in answers:
-                finished(position, completion)
-        return [answers[i] for i in range(len(requests))]
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_done: OnDone | None = None,
+        more: Callable[[], Sequence[Request]] | None = None,
+    ) -> list[Completion]:
+        """Remembered answers at once, the others from the inner model; failures are not remembered. `more` is for an
+        inner model that `joins`."""
+        batch = _Batch(self, on_done)
+        options: dict[str, Any] = {} if more is None else {"more": lambda: batch.admit(more())}
+        todo = batch.admit(requests)
+        while todo:
+            batch.settle(self.inner.generate(todo, on_done=batch.finished, **options))
+            todo = batch.admit(more()) if more is not None else []
+        return batch.in_order()
 
     def log_likelihood(self, pairs: Sequence[tuple[Context, str]]) -> list[Likelihood]:
         """Remembered values, the others from the inner model in one call."""
@@ -91,6 +81,59 @@ class CachedModel:
 
     def _key(self, call: str, request: object) -> str:
         return digest({"call": call, "model": self.fingerprint, "request": plain(request)})
+
+
+class _Batch:
+    """What is asked in one call: known answers are given at once, equal requests are computed once."""
+
+    def __init__(self, model: CachedModel, on_done: OnDone | None) -> None:
+        self.model, self.on_done = model, on_done
+        self.answers: dict[int, Completion] = {}
+        self.places: dict[str, list[int]] = {}
+        self.computed: list[str] = []
+        self.settled = 0
+        self.asked = 0
+
+    def admit(self, requests: Sequence[Request]) -> list[Request]:
+        """Take in requests; returns those that the inner model must answer."""
+        keys = [self.model._key("generate", r) for r in requests]
+        known = self.model.memory.cached(keys) if keys else {}
+        todo = []
+        for request, key in zip(requests, keys, strict=True):
+            i, self.asked = self.asked, self.asked + 1
+            earlier = next((self.answers[j] for j in self.places.get(key, ()) if j in self.answers), None)
+            if key in known or earlier is not None:
+                self._give(i, earlier or completion_from_json(known[key]))
+            elif key not in self.places:
+                todo.append(request)
+                self.computed.append(key)
+            self.places.setdefault(key, []).append(i)
+        return todo
+
+    def finished(self, position: int, completion: Completion) -> None:
+        """The inner model has answered the request at `position` of its call."""
+        key = self.computed[self.settled + position]
+        if completion.error is None:
+            self.model.memory.remember(key, plain(completion))  # type: ignore[arg-type]
+        for i in self.places[key]:
+            if i not in self.answers:
+                self._give(i, completion)
+
+    def settle(self, completions: Sequence[Completion]) -> None:
+        """The inner call has ended; a model that did not call back for each answer is caught up with."""
+        for position, completion in enumerate(completions):
+            if any(i not in self.answers for i in self.places[self.computed[self.settled + position]]):
+                self.finished(position, completion)
+        self.settled += len(completions)
+
+    def in_order(self) -> list[Completion]:
+        """All answers, as they were asked."""
+        return [self.answers[i] for i in range(self.asked)]
+
+    def _give(self, i: int, completion: Completion) -> None:
+        self.answers[i] = completion
+        if self.on_done:
+            self.on_done(i, completion)
 
 
 def completion_from_json(data: Mapping[str, Any]) -> Completion:

@@ -51,6 +51,9 @@ Context: TypeAlias = str | tuple[Message, ...]
 OnDone: TypeAlias = Callable[[int, Completion], None]
 """Called with (index of the request, its completion) as soon as that one is finished."""
 
+OnText: TypeAlias = Callable[[int, str], None]
+"""Called with (index of the request, next piece of its text) while it is written; see `streaming.py`."""
+
 
 @runtime_checkable
 class Model(Protocol):

@@ -1,6 +1,7 @@
 """Intervals, paired tests, power, multiple comparisons and correction for judge error. Pure functions."""
 
 from fivefold.stats.aggregate import correct_rate, measure_change, measure_mean, measure_rate, more_cases
+from fivefold.stats.agreement import Agreement, agreement
 from fivefold.stats.clustered import (
     cluster_bootstrap,
     clustered_mean,
@@ -28,6 +29,7 @@ from fivefold.stats.paired import (
     unpaired_difference,
 )
 from fivefold.stats.power import (
+    advice,
     cases_to_clear,
     detectable_paired,
     n_for_paired,
@@ -38,9 +40,10 @@ from fivefold.stats.power import (
 )
 from fivefold.stats.reliability import Reliability, all_of_k, any_of_k, reliability
 from fivefold.stats.sensitivity import Sensitivity, cochran_q, sensitivity
-from fivefold.stats.sequential import Stop, confidence_sequence, may_stop
+from fivefold.stats.sequential import Stop, anytime_rate, cluster_means, confidence_sequence, may_stop
 
 __all__ = [
+    "Agreement",
     "Confusion",
     "Flips",
     "Horizon",
@@ -53,8 +56,11 @@ __all__ = [
     "Reliability",
     "Sensitivity",
     "Stop",
+    "advice",
+    "agreement",
     "all_of_k",
     "any_of_k",
+    "anytime_rate",
     "at_threshold",
     "auroc",
     "benjamini_hochberg",
@@ -62,6 +68,7 @@ __all__ = [
     "cases_to_clear",
     "clopper_pearson",
     "cluster_bootstrap",
+    "cluster_means",
     "clustered_mean",
     "clustered_rate",
     "clustered_se",

@@ -15,6 +15,7 @@ from fivefold.stats.intervals import Floats, Interval, mean_interval, nothing
 from fivefold.stats.judge import Confusion, rogan_gladen
 from fivefold.stats.paired import flipped, mcnemar_p, pair, paired_difference
 from fivefold.stats.power import cases_to_clear
+from fivefold.stats.sequential import anytime_rate
 from fivefold.types import Errored, Measurement, Outcome, Safer, Scored, Unscored
 
 
@@ -29,16 +30,18 @@ def measure_rate(
     level: float = 0.95,
     slice: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    anytime: bool = False,
     **fields: str,
 ) -> Measurement:
     """The mean of the scored outcomes' values, which lie between 0 and 1: the share with the scorer's event.
 
     `clusters` names what each outcome's case belongs to (its behaviour or scenario); where one repeats, the interval
-    counts effective cases. Nothing scored gives a measurement without estimate. `fields` are the digests and names that
-    a Measurement carries: dataset, code, judge, run, unit.
+    counts effective cases. `anytime`: the interval of a run that was looked at while it went on. Nothing scored gives a
+    measurement without estimate. `fields` are the digests and names that a Measurement carries: dataset, code, judge,
+    run, unit.
     """
     values, groups = _scored(outcomes, clusters)
-    found = clustered_rate(values, groups, level)
+    found = (anytime_rate if anytime else clustered_rate)(values, groups, level)
     details: dict[str, Any] = dict(metadata or {})
     if groups is not None and values.size and len(set(groups)) < values.size:
         details |= {"clusters": len(set(groups)), "effective_n": round(effective_n(values, groups, level), 3)}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import gammaln, xlog1py, xlogy
@@ -136,6 +136,39 @@ def n_for_zero_failures(threshold: float, level: float = 0.95) -> int:
     if not 0 < threshold < 1:
         raise UsageError("not a rate", expected="between 0 and 1", got=threshold)
     return math.ceil(math.log1p(-level) / math.log1p(-threshold) - 1e-9)
+
+
+def advice(
+    *,
+    rate: float | None,
+    threshold: float | None,
+    safer: Safer,
+    worse: float | None,
+    better: float | None,
+    power: float,
+    level: float,
+) -> list[dict[str, Any]]:
+    """How many cases a question needs, before a run. `rate` and `threshold`: to show that a true rate clears a
+    threshold. `threshold` alone: cases without any event. `worse` and `better`: shares of cases that a change makes
+    worse and better, for a paired comparison."""
+    rows: list[dict[str, Any]] = []
+    if rate is not None and threshold is not None:
+        question = f"show that a true rate of {rate:g} clears {threshold:g} (safer is {safer})"
+        rows.append({"question": question, "cases": n_for_rate(rate, threshold, safer, power=power, level=level)})
+    if threshold is not None and safer == "lower":
+        question = f"bound a rate by {threshold:g} when no case fails (one-sided)"
+        rows.append({"question": question, "cases": n_for_zero_failures(threshold, level)})
+    if worse is not None or better is not None:
+        w, b = worse or 0.0, better or 0.0
+        question = f"find a change that makes {w:.1%} of the cases worse and {b:.1%} better (same cases)"
+        rows.append({"question": question, "cases": n_for_paired(w, b, power=power, level=level)})
+    if not rows:
+        raise UsageError(
+            "no question was asked",
+            expected="--rate and --threshold, --threshold alone, or --worse and --better",
+            next_step="fivefold stats power --rate 0.02 --threshold 0.05",
+        )
+    return rows
 
 
 def binomial_pmf(n: int, p: float) -> Floats:

@@ -18,7 +18,7 @@ from fivefold.types import Measurement, Outcome, Scored
 
 ALPHA = 0.05
 EXIT_CODES = {"no regression found": 0, "non-inferior": 0, "regression": 3, "undecided": 4}
-SETTINGS = ("max_new_tokens", "temperature", "seed", "stop")
+SETTINGS = ("max_new_tokens", "temperature", "seed", "stop", "dtype")
 MAX_PAIRS = 2_000
 """Up to this many pairs the smallest difference that would have been found is worked out."""
 
@@ -82,6 +82,10 @@ def differences(a: SuiteOutcomes, b: SuiteOutcomes) -> list[str]:
         lines.append(f"{a.suite}: the metric is {a.metric} in one and {b.metric} in the other")
     if a.judge and b.judge and a.judge != b.judge:
         lines.append(f"{a.suite}: judged by {a.judge[:12]} and by {b.judge[:12]}")
+    if stopped := [s.run for s in (a, b) if "stop_when" in s.settings]:
+        lines.append(
+            f"{a.suite}: {', '.join(stopped)} stopped when its answer was known, which these tests cannot correct"
+        )
     for key in SETTINGS:
         if key in a.settings and key in b.settings and a.settings[key] != b.settings[key]:
             lines.append(f"{a.suite}: {key} was {a.settings[key]} and {b.settings[key]}")

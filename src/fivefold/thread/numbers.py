@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fivefold.errors import UsageError
 from fivefold.evidence import Store
@@ -12,13 +11,10 @@ from fivefold.stats import (
     ItemAnalysis,
     complete_scores,
     item_analysis,
-    n_for_paired,
-    n_for_rate,
-    n_for_zero_failures,
     time_horizon,
 )
 from fivefold.thread.outcomes import MINUTES, SuiteOutcomes, load
-from fivefold.types import Measurement, Safer, Scored, digest
+from fivefold.types import Measurement, Scored, digest
 
 
 def horizon_of(
@@ -110,36 +106,3 @@ def _passed(found: SuiteOutcomes) -> dict[str, float]:
         for id, row in found.rows.items()
         if isinstance(row.outcome, Scored)
     }
-
-
-def advice(
-    *,
-    rate: float | None,
-    threshold: float | None,
-    safer: Safer,
-    worse: float | None,
-    better: float | None,
-    power: float,
-    level: float,
-) -> list[dict[str, Any]]:
-    """How many cases a question needs, before a run. `rate` and `threshold`: to show that a true rate clears a
-    threshold. `threshold` alone: cases without any event. `worse` and `better`: shares of cases that a change makes
-    worse and better, for a paired comparison."""
-    rows: list[dict[str, Any]] = []
-    if rate is not None and threshold is not None:
-        question = f"show that a true rate of {rate:g} clears {threshold:g} (safer is {safer})"
-        rows.append({"question": question, "cases": n_for_rate(rate, threshold, safer, power=power, level=level)})
-    if threshold is not None and safer == "lower":
-        question = f"bound a rate by {threshold:g} when no case fails (one-sided)"
-        rows.append({"question": question, "cases": n_for_zero_failures(threshold, level)})
-    if worse is not None or better is not None:
-        w, b = worse or 0.0, better or 0.0
-        question = f"find a change that makes {w:.1%} of the cases worse and {b:.1%} better (same cases)"
-        rows.append({"question": question, "cases": n_for_paired(w, b, power=power, level=level)})
-    if not rows:
-        raise UsageError(
-            "no question was asked",
-            expected="--rate and --threshold, --threshold alone, or --worse and --better",
-            next_step="fivefold stats power --rate 0.02 --threshold 0.05",
-        )
-    return rows

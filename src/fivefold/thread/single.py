@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from fivefold.engine.serving import Budget
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.catalogue import Entry, resolve
-from fivefold.evaluate.outside import evaluate_outside
+from fivefold.evaluate.early import parse_bound
+from fivefold.evaluate.outside import JUDGES, evaluate_outside
 from fivefold.evaluate.run import EvaluationResult, evaluate
 from fivefold.evaluate.safety._base import Evaluation
 from fivefold.evaluate.safety._measure import evaluate_safety
@@ -45,7 +47,7 @@ from fivefold.thread.injection_data import injection_cases
 from fivefold.thread.outcomes import keep
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
-from fivefold.types import Case, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
+from fivefold.types import Case, Errored, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
 
 PUBLIC = ("harmbench", *INJECTION_DATA)
 """Public data that `redteam --suite` takes from the mirror, beside the shipped suites."""
@@ -63,21 +65,33 @@ def evaluate_model(
     max_new_tokens: int | None,
     seed: int,
     stop: Sequence[str] | None = None,
+    stop_when: str | None = None,
+    dtype: str | None = None,
+    budget: Budget | None = None,
+    args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate one model on suites or on a file of cases; measurements and outcomes are recorded, and compared with the
-    last accepted run if there is one."""
+    last accepted run if there is one.
+
+    `stop_when` ends asking when that bound is settled; `dtype` is of local models; `budget` is shared by all suites;
+    `args` are options of a benchmark, or arguments of a task that runs outside.
+    """
     if bool(names) == (cases is not None):
         raise UsageError(
             "name suites or give --cases, one of the two",
             expected=f"suites: {', '.join(suite_names())}",
             next_step="fivefold evaluate core-harms --model smollm2",
         )
-    chosen = [resolve(name) for name in names]
+    given = dict(args or {})
+    chosen = [resolve(name, own_judge=any(key in JUDGES for key in given), **given) for name in names]
     own = read_cases(cases)[:limit] if cases else ()
-    model = load(spec)
+    bound = parse_bound(stop_when) if stop_when else None
+    model = load(spec, **({"dtype": dtype} if dtype else {}))
     with Store.open() as store:
         asked = {"names": list(names), "cases": digest(own), "split": split, "limit": limit, "languages": languages}
         settings = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "subject": model.fingerprint}
+        settings |= {"stop_when": str(bound)} if bound else {}
+        settings |= {"args": given} if given else {}
         run = _run_name("evaluate", spec, {**asked, **settings})
         common: dict[str, Any] = {
             "log_dir": store.home / "runs" / run / "logs",
@@ -87,13 +101,15 @@ def evaluate_model(
             "store": store,
             "cache": store,
             "stop": tuple(stop) if stop else None,
+            "budget": budget,
         }
         _record(store, model, spec, run)
         if own:
-            results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, **common)]
+            results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, stop_when=bound, **common)]
         else:
             selection: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
-            results = [_evaluate_named(model, what, selection, common) for what in chosen]
+            selection["stop_when"] = bound
+            results = [_evaluate_named(model, what, selection, common, given) for what in chosen]
         for result in results:
             keep(store, result, run=run)
         comparison = against_accepted(store, run)
@@ -103,10 +119,24 @@ def evaluate_model(
         "model": spec,
         "measurements": [m for r in results for m in (*r.measurements, *r.corrected)],
         "findings": [],
-        "logs": [str(r.log_path) for r in results],
+        "logs": [str(path) for r in results for path in (*r.earlier_logs, r.log_path)],
+        "stopping": [{**vars(r.stopping), "early": r.stopping.early} for r in results if r.stopping],
+        "errors": _errors(results),
+        "over_budget": [r.name for r in results if r.stopped_early],
         "comparison": comparison,
         "at_risk": risks,
     }
+
+
+def _errors(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
+    """Why cases errored, most frequent first, with one case of each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for id, outcome in result.outcomes.items():
+            if isinstance(outcome, Errored):
+                found.setdefault((result.name, outcome.error), []).append(id)
+    rows = [{"suite": s, "error": e, "n": len(ids), "case": ids[0]} for (s, e), ids in found.items()]
+    return sorted(rows, key=lambda row: -int(str(row["n"])))
 
 
 @contextmanager
@@ -120,19 +150,25 @@ def asker_for(spec: str, label: str) -> Iterator[Asker]:
 
 
 def _evaluate_named(
-    model: Model, what: Suite | Evaluation | Entry, selection: Mapping[str, Any], common: Mapping[str, Any]
+    model: Model,
+    what: Suite | Evaluation | Entry,
+    selection: Mapping[str, Any],
+    common: Mapping[str, Any],
+    args: Mapping[str, Any],
 ) -> EvaluationResult:
-    """One suite, benchmark or safety evaluation of ours, or an entry that runs outside (splits and languages are of
-    suites alone)."""
+    """One suite, benchmark or safety evaluation of ours, or an entry that runs outside (splits, languages and stopping
+    early are of suites alone)."""
     if isinstance(what, Suite):
         return evaluate(model, what, **common, **selection)
+    if selection["stop_when"]:
+        raise UsageError(f"{what.name} cannot stop early", expected="a suite, a benchmark of ours, or --cases")
     if isinstance(what, Evaluation):
         if selection["split"] or selection["languages"]:
             raise UsageError(
                 f"{what.name} has no splits and is in English", next_step="leave --split and --language out"
             )
         return evaluate_safety(model, what, limit=selection["limit"], **common)
-    return evaluate_outside(model, what, limit=selection["limit"], **common)
+    return evaluate_outside(model, what, limit=selection["limit"], args=args, **common)
 
 
 def attack_model(

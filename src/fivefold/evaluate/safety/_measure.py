@@ -9,11 +9,13 @@ from typing import Any
 
 from fivefold.engine.episodes import EpisodesResult, run_episodes
 from fivefold.engine.run import OnProgress
+from fivefold.engine.serving import Budget
 from fivefold.engine.world import Episode
 from fivefold.errors import UsageError
 from fivefold.evaluate.run import EvaluationResult, Ledger, code_digest
 from fivefold.evaluate.safety._base import Effect, Evaluation, Metric
 from fivefold.runtime.cached import Memory
+from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Model
 from fivefold.stats import measure_change, measure_mean, measure_rate
 from fivefold.types import Measurement, Outcome, digest
@@ -36,6 +38,7 @@ def evaluate_safety(
     cache: Memory | None = None,
     seconds: float | None = None,
     on_progress: OnProgress | None = None,
+    budget: Budget | None = None,
 ) -> EvaluationResult:
     """Measure `model`; `limit` counts scenarios, each of which is played under all its conditions.
 
@@ -49,6 +52,7 @@ def evaluate_safety(
     settings: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_steps": evaluation.max_steps}
     settings["max_new_tokens"] = max_new_tokens or evaluation.max_new_tokens
     settings |= {"stop": list(stop)} if stop else {}
+    settings |= {"dtype": dtype} if (dtype := dtype_of(model)) else {}
     result = run_episodes(
         model,
         episodes,
@@ -64,6 +68,7 @@ def evaluate_safety(
         on_progress=on_progress,
         cache=cache,
         seconds=seconds,
+        budget=budget,
     )
     common = {
         "subject": model.fingerprint,

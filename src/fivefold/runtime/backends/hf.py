@@ -28,7 +28,8 @@ from fivefold.runtime._threads import pin_threads
 from fivefold.runtime._tokens import Codec, cut_at_stop
 from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.fingerprint import Fingerprint, fingerprint_adapter, fingerprint_model
-from fivefold.runtime.protocol import Capability, Context, Intervention, OnDone, Request, WhiteBox
+from fivefold.runtime.protocol import Capability, Context, Intervention, OnDone, OnText, Request, WhiteBox
+from fivefold.runtime.streaming import TextStream
 from fivefold.types import Completion, Likelihood, StopReason, Usage
 
 CAPABILITIES = frozenset(Capability)
@@ -112,6 +113,8 @@ class HFModel:
     parts: Fingerprint
     interventions: tuple[Intervention, ...] = ()
     capabilities: frozenset[Capability] = field(default=CAPABILITIES)
+    streams: bool = True
+    joins: bool = True
 
     @classmethod
     def _open(cls, spec: str, source: Source, options: Options) -> HFModel:
@@ -165,9 +168,12 @@ class HFModel:
         requests: Sequence[Request],
         *,
         on_done: OnDone | None = None,
+        on_text: OnText | None = None,
         more: Callable[[], Sequence[Request]] | None = None,
     ) -> list[Completion]:
         """Answers in the order of `requests`; a request that fails carries its `error`.
+
+        `on_text` hears each answer while it is written (`streaming.py`).
 
         `more` is asked between steps, while there is room, for requests that have arrived since: they join the running
         batch, and their answers follow those of `requests` in the order in which they came. The call ends when nothing
@@ -175,6 +181,7 @@ class HFModel:
         """
         asked: list[Request] = []
         results: dict[int, Completion] = {}
+        written: dict[int, TextStream] = {}
 
         def finish(index: int, completion: Completion) -> None:
             results[index] = completion
@@ -186,20 +193,25 @@ class HFModel:
             for request in new:
                 asked.append(request)
                 try:
-                    made.append(self._job(len(asked) - 1, request))
+                    made.append(self._job(len(asked) - 1, request, on_text, written))
                 except Exception as error:
                     finish(len(asked) - 1, self._failed(request, f"{type(error).__name__}: {error}"))
             return made
 
         def done(job: Job) -> None:
-            finish(job.index, self._completion(job, asked[job.index]))
+            completion = self._completion(job, asked[job.index])
+            if job.index in written and completion.error is None:
+                written[job.index].finish(completion.text)
+            finish(job.index, completion)
 
         arrived = None if more is None else lambda: jobs(more())
         with self.engine.lock, torch.no_grad():
             _generate.run(self.engine, jobs(requests), self.eos, done, arrived)
         return [results[i] for i in range(len(asked))]
 
-    def _job(self, index: int, request: Request) -> Job:
+    def _job(
+        self, index: int, request: Request, on_text: OnText | None = None, written: dict[int, TextStream] | None = None
+    ) -> Job:
         prompt = self.encode(request.messages or "", prefill=request.prefill)
         limit = self.engine.max_length
         if request.max_new_tokens < 1:
@@ -210,8 +222,13 @@ class HFModel:
                 expected=f"at most {limit} tokens",
                 got=f"{len(prompt)} + {request.max_new_tokens}",
             )
+        heard = None
+        if on_text is not None and written is not None:
+            written[index] = TextStream(self.codec.decode, request.stop, lambda piece: on_text(index, piece))
+            heard = written[index].push
         return Job(
             index=index,
+            heard=heard,
             prompt=tuple(prompt),
             max_new_tokens=request.max_new_tokens,
             temperature=request.temperature,
@@ -269,6 +286,29 @@ class HFModel:
                 model=self.fingerprint,
             )
             for s, (_, continuation) in zip(scores, pairs, strict=True)
+        ]
+
+    @on_compute_thread
+    def log_likelihood_rolling(self, texts: Sequence[str], *, window: int | None = None) -> list[Likelihood]:
+        """Log-probability of each whole text, in nats; each of its tokens is predicted once.
+
+        A text longer than the model's positions (or than `window`, if that is less) is read in windows, as lm-eval
+        does, so its later windows begin with little context. `greedy` says whether every token was the likeliest.
+        """
+        limits = [x for x in (self.engine.max_length, window) if x is not None]
+        split = [self.codec.encode_windows(text, min(limits, default=None)) for text in texts]
+        with self.engine.lock, torch.no_grad():
+            scores = iter(_likelihood.score(self.engine, [pair for pairs in split for pair in pairs]))
+        found = [[next(scores) for _ in pairs] for pairs in split]
+        return [
+            Likelihood(
+                total=sum(sum(s.log_probs) for s in parts),
+                n_tokens=sum(len(s.log_probs) for s in parts),
+                n_bytes=len(text.encode()),
+                greedy=all(s.greedy for s in parts),
+                model=self.fingerprint,
+            )
+            for parts, text in zip(found, texts, strict=True)
         ]
 
     def _fits(self, length: int) -> None:

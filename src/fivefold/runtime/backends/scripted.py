@@ -38,7 +38,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from fivefold.errors import DataError, UnknownNameError
+from fivefold.errors import DataError, UnknownNameError, UsageError
 from fivefold.runtime.protocol import Capability, Context, OnDone, Request
 from fivefold.types import Completion, Likelihood, Message, StopReason, Usage, digest
 from fivefold.types.language import language_of
@@ -203,6 +203,8 @@ class Scripted:
 def load(spec: str, **options: Any) -> Scripted:
     """The model named `echo`, `refuse`, `comply`, or the rules in a file (with or without the prefix `scripted:`)."""
     name = spec.removeprefix("scripted:")
+    if options:
+        raise UsageError(f"{spec} takes no options", got=", ".join(options))
     if name in ("echo", "refuse", "comply"):
         return Scripted(f"scripted:{name}", (), bot=name)
     path = Path(name)
@@ -210,7 +212,7 @@ def load(spec: str, **options: Any) -> Scripted:
         raise UnknownNameError(
             "scripted model", name, ("echo", "refuse", "comply"), next_step="or give the path of a file of rules"
         )
-    return Scripted(f"scripted:{path.name}", read_rules(path), **options)
+    return Scripted(f"scripted:{path.name}", read_rules(path))
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
