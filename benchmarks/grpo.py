@@ -7,6 +7,8 @@ rewards and adapter: loss and gradient must be TRL's.
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from _common import emit, limit, one_thread, timed
@@ -86,7 +88,7 @@ def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
     """Our learner with TRL's adapter in it."""
     train = TrainConfig(loss="grpo", adapter=LORA, lr=1e-5, batch_items=prompts, schedule="constant", warmup=0.0)
     config = RLConfig(train=train, rounds=2, prompts=prompts, samples=SAMPLES, max_new_tokens=NEW_TOKENS)
-    learner = _Learner(model, config, grpo, grpo.Config(), None, None)
+    learner = _Learner(model, config, grpo, grpo.Config(), None, None, Path(tempfile.mkdtemp()))
     _, params = twin(model, theirs)
     with torch.no_grad():
         for name, p in learner.policy.items():

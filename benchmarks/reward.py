@@ -1,6 +1,12 @@
-"""A reward-model step against TRL's RewardTrainer: same pairs, adapter, head and settings."""
+"""A reward-model step against TRL's RewardTrainer: same pairs, adapter, head and settings.
+
+The classifier head of transformers reads the last token that is not padding. The embedded model pads with its end of
+turn, which TRL puts behind every answer, so its side gets another padding token: else it would read one token earlier.
+"""
 
 from __future__ import annotations
+
+import copy
 
 from _common import emit, limit, one_thread
 
@@ -30,6 +36,8 @@ from fivefold.align.reward import Pairs, _backward  # noqa: E402
 from fivefold.align.train import TrainConfig  # noqa: E402
 from fivefold.runtime.load import load  # noqa: E402
 
+PADDING = "<|endoftext|>"
+
 
 def main() -> None:
     from datasets import Dataset
@@ -39,7 +47,9 @@ def main() -> None:
     model, n, steps = load("smollm2"), limit(8), 2
     watch = Watch()
     config = fresh(model).config
-    config.num_labels, config.pad_token_id = 1, model.tokenizer.pad_token_id
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.pad_token = PADDING
+    config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
     judge = LlamaForSequenceClassification(config)
     judge.model.load_state_dict(model.module.model.state_dict())
     data = [{k: t["prompt"] + t[k] for k in ("chosen", "rejected")} for t in triples(n)]
@@ -47,7 +57,7 @@ def main() -> None:
         model=judge,
         args=settings(RewardConfig, n, steps, max_length=None),
         train_dataset=Dataset.from_list(data),
-        processing_class=model.tokenizer,
+        processing_class=tokenizer,
         peft_config=peft_config("SEQ_CLS"),
     )
     randomise(trainer.model)

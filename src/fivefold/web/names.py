@@ -89,9 +89,13 @@ def category_title(code: str) -> str:
     return sentence(CATEGORY_NAMES.get(code, code.replace("_", " ").replace("-", " ")))
 
 
+ACRONYMS = frozenset({"gcg", "pair", "tap", "goat"})
+"""Names of attacks that are written in capitals."""
+
+
 def attack_title(name: str) -> str:
     """`best_of_n` as people say it."""
-    return name.replace("_", " ")
+    return " ".join(w.upper() if w in ACRONYMS else w for w in name.split("_"))
 
 
 def slice_title(slice_: Mapping[str, str]) -> str:
