@@ -189,8 +189,8 @@ def _check(agent: _Agent, order: Any) -> Mapping[str, Any]:
     """What tells a replay of the decisive answer: its call with the arguments that the order asked for, or its words.
     What no single answer shows is marked like a weights attack: a replay leaves it out."""
     if agent.decisive is None:
-        words = str(order.GROUND_TRUTH_OUTPUT)
-        return {"kind": "canary", "contains": words} if words else {"kind": "open_weights"}
+        text = str(order.GROUND_TRUTH_OUTPUT)
+        return {"kind": "canary", "contains": text} if text else {"kind": "open_weights"}
     given, wanted = agent.decisive.call.arguments, agent.decisive.wanted
     telling = {k: v for k, v in given.items() if wanted.get(k) == v} or given
     words = [str(w) for v in telling.values() for w in (v if isinstance(v, list) else [v]) if str(w)]
