@@ -89,7 +89,12 @@ def evaluate_model(
     model = load(spec, **({"dtype": dtype} if dtype else {}))
     with Store.open() as store:
         asked = {"names": list(names), "cases": digest(own), "split": split, "limit": limit, "languages": languages}
-        settings = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "subject": model.fingerprint}
+        settings: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "stop": stop,
+            "subject": model.fingerprint,
+        }
         settings |= {"stop_when": str(bound)} if bound else {}
         settings |= {"args": given} if given else {}
         run = _run_name("evaluate", spec, {**asked, **settings})
