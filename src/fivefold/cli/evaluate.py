@@ -24,8 +24,8 @@ from fivefold.errors import UsageError
 if TYPE_CHECKING:
     from fivefold.engine.serving import Budget
 
-MOST_ERRORS = 3
-"""Kinds of error that are shown."""
+MOST_REASONS = 5
+"""Reasons for a missing score that are shown."""
 
 
 def register(app: typer.Typer) -> None:
@@ -105,8 +105,8 @@ def evaluate(
     table(f"{model}", ("metric", "slice", "estimate", "interval", "counts"), rows)
     for path in result["logs"]:
         console().print(f"log: {path}  (inspect view opens it)", markup=False, soft_wrap=True)
-    for row in result["errors"][:MOST_ERRORS]:
-        said = f"{row['suite']}: {row['n']} errored, among them {row['case']}: {row['error'][:300]}"
+    for row in result["without_score"][:MOST_REASONS]:
+        said = f"{row['suite']}: {row['n']} {row['kind']}, among them {row['case']}: {row['why'][:300]}"
         console().print(said, markup=False, soft_wrap=True)
     for line in (*map(_stopped, result["stopping"]), *map(_cut_short, result["over_budget"])):
         console().print(line, markup=False, soft_wrap=True)

@@ -47,7 +47,7 @@ from fivefold.thread.injection_data import injection_cases
 from fivefold.thread.outcomes import keep
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
-from fivefold.types import Case, Errored, Exchange, Message, ModelVersion, Split, Stage, Verdict, digest, plain
+from fivefold.types import Case, Errored, Exchange, Message, ModelVersion, Scored, Split, Stage, Verdict, digest, plain
 
 PUBLIC = ("harmbench", *INJECTION_DATA)
 """Public data that `redteam --suite` takes from the mirror, beside the shipped suites."""
@@ -89,7 +89,12 @@ def evaluate_model(
     model = load(spec, **({"dtype": dtype} if dtype else {}))
     with Store.open() as store:
         asked = {"names": list(names), "cases": digest(own), "split": split, "limit": limit, "languages": languages}
-        settings = {"max_new_tokens": max_new_tokens, "seed": seed, "stop": stop, "subject": model.fingerprint}
+        settings: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "stop": stop,
+            "subject": model.fingerprint,
+        }
         settings |= {"stop_when": str(bound)} if bound else {}
         settings |= {"args": given} if given else {}
         run = _run_name("evaluate", spec, {**asked, **settings})
@@ -121,22 +126,26 @@ def evaluate_model(
         "findings": [],
         "logs": [str(path) for r in results for path in (*r.earlier_logs, r.log_path)],
         "stopping": [{**vars(r.stopping), "early": r.stopping.early} for r in results if r.stopping],
-        "errors": _errors(results),
+        "without_score": _without_score(results),
         "over_budget": [r.name for r in results if r.stopped_early],
         "comparison": comparison,
         "at_risk": risks,
     }
 
 
-def _errors(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
-    """Why cases errored, most frequent first, with one case of each."""
-    found: dict[tuple[str, str], list[str]] = {}
+def _without_score(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
+    """Why cases have no score, errors first and then the most frequent reason, with one case of each."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for result in results:
         for id, outcome in result.outcomes.items():
-            if isinstance(outcome, Errored):
-                found.setdefault((result.name, outcome.error), []).append(id)
-    rows = [{"suite": s, "error": e, "n": len(ids), "case": ids[0]} for (s, e), ids in found.items()]
-    return sorted(rows, key=lambda row: -int(str(row["n"])))
+            if not isinstance(outcome, Scored):
+                why = outcome.error if isinstance(outcome, Errored) else outcome.reason
+                found.setdefault((result.name, outcome.kind, why), []).append(id)
+    rows = [
+        {"suite": suite, "kind": kind, "why": why, "n": len(ids), "case": ids[0]}
+        for (suite, kind, why), ids in found.items()
+    ]
+    return sorted(rows, key=lambda row: (row["kind"] != "errored", -int(str(row["n"]))))
 
 
 @contextmanager
