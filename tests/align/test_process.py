@@ -149,21 +149,24 @@ def test_best_of_n_takes_the_best_and_leaves_out_what_has_no_score(model: Any) -
     assert best_of(model, cases, reward, 6, max_new_tokens=5, seed=3) == found
 
 
-def test_step_scores_are_a_reward_that_a_policy_learns_from(model: Any, trained: Any, tmp_path: Path) -> None:
-    """Towards wrong steps: the untrained policy hardly writes any, so there is most to learn."""
+def test_step_scores_are_a_reward_for_a_policy(model: Any, trained: Any, tmp_path: Path) -> None:
+    """What a round is scored with is what the process reward model gives, and the policy moves by it."""
     reward, _, _ = trained
+    given: list[list[float]] = []
 
-    def wrong(samples: Sequence[Sample]) -> list[float | None]:
-        return [1 - (v or 0.0) for v in reward(samples)]
+    def scored(samples: Sequence[Sample]) -> list[float | None]:
+        found = reward(samples)
+        given.append([v for v in found if v is not None])
+        return found
 
-    train = TrainConfig(
-        loss="grpo", adapter=Lora(r=4), lr=6e-2, batch_items=4, schedule="constant", warmup=0.0, row_tokens=200
+    train = TrainConfig(loss="grpo", adapter=Lora(r=4), lr=6e-2, batch_items=2, schedule="constant", warmup=0.0)
+    settings = RLConfig(train=train, rounds=2, prompts=2, samples=4, max_new_tokens=3)
+    run = reinforce(
+        model, [user_case("a", "fox"), user_case("b", "dog")], scored, settings, tmp_path, reward_name="steps"
     )
-    settings = RLConfig(train=train, rounds=10, prompts=4, samples=10, max_new_tokens=3)
-    cases = [user_case(f"c{i}", text) for i, text in enumerate(["fox", "dog jumps", "What is Paris?", "quartz"])]
-    run = reinforce(model, cases, wrong, settings, tmp_path, reward_name="wrong steps")
-    rewards = [h["reward"] for h in run.history]
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.1, rewards
+    assert [len(of_round) for of_round in given] == [8, 8] and len(set(given[0])) > 4
+    assert [h["reward"] for h in run.history] == pytest.approx([sum(g) / 8 for g in given], rel=1e-5)
+    assert run.history[0]["kl"] == pytest.approx(0.0, abs=1e-3) and abs(run.history[1]["kl"]) > 0.01
 
 
 def test_labelled_steps_are_read_from_files(tmp_path: Path, model: Any) -> None:

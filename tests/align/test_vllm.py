@@ -132,6 +132,7 @@ def config(server: Server, **changes: Any) -> RLConfig:
         schedule="constant",
         warmup=0.0,
         row_tokens=200,
+        seed=1,
         checkpoint_steps=1,
     )
     given: dict[str, Any] = {"rounds": 10, "prompts": 4, "samples": 10, "max_new_tokens": 3, "vllm": server.address}
