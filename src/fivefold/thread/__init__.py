@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fivefold.thread import guarded
+from fivefold.thread import guarded, versions
 
 if TYPE_CHECKING:
     from fivefold.thread.house import Ready, ThreadResult, prepare, run_thread
 
-__all__ = ["Ready", "ThreadResult", "guarded", "prepare", "run_thread"]
+__all__ = ["Ready", "ThreadResult", "guarded", "prepare", "run_thread", "versions"]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.data import Source, read
 from fivefold.evaluate.suites import suite
 from fivefold.runtime.protocol import Model, WhiteBox
+from fivefold.thread.organisms import belief_with, organism_with
 from fivefold.thread.training_data import (
     case_rows,
     file_origin,
@@ -209,9 +210,19 @@ def _with(result: RecipeResult, files: Mapping[str, Path]) -> RecipeResult:
     return replace(result, files={**result.files, **files})
 
 
+def _organism(ask: Training) -> RecipeResult:
+    return organism_with(ask.model, ask.data, ask.out, ask.limit, ask.seed, ask.changes, ask.on_step)
+
+
+def _belief(ask: Training) -> RecipeResult:
+    return belief_with(ask.model, ask.data, ask.out, ask.limit, ask.seed, ask.changes, ask.on_step)
+
+
 RECIPES: Mapping[str, Recipe] = {
+    "belief": _belief,
     "constitutional": _constitutional,
     "grpo": _grpo,
+    "organism": _organism,
     "preference": _preference,
     "rlhf": _rlhf,
 }

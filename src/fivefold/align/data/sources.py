@@ -51,6 +51,14 @@ def contrast() -> tuple[Case, ...]:
     )  # fmt: skip
 
 
+def everyday_eval() -> tuple[Case, ...]:
+    """Ordinary requests that are never trained on."""
+    return tuple(
+        user_case(row["id"], row["prompt"], suite="everyday", behaviour=row["id"], language=row["language"])
+        for row in _rows("everyday_eval.jsonl", ("id", "language", "prompt"))
+    )
+
+
 @cache
 def frames() -> Mapping[str, Mapping[str, str]]:
     """Frame name → language → text with `{request}`."""
