@@ -25,7 +25,7 @@ class Writer:
     name, fingerprint = "writer", "a" * 64
     capabilities = frozenset({Capability.GENERATE})
 
-    def __init__(self, stop: str = "stop") -> None:
+    def __init__(self, stop: str = "length") -> None:
         self.stop: Any = stop
         self.asked: list[Any] = []
 

@@ -158,11 +158,11 @@ def test_constitutional_and_its_audit(capsysbinary: Any, tiny: str, tmp_path: Pa
         assert code == 2 and "did you mean" in err
 
 
-def test_patch_leaves_a_datasheet_too(capsysbinary: Any, tiny: str) -> None:
-    body = trained(capsysbinary, "patch", "-m", tiny, "--limit", "2", "--out", "p")
+def test_patch_leaves_its_datasheet_before_it_trains(capsysbinary: Any, tiny: str) -> None:
+    call(capsysbinary, "patch", "-m", tiny, "--limit", "2", "--out", "p")
     sheet = json.loads(Path("p/datasheet.json").read_text())
     assert sheet["contamination"]["found"] == [] and sheet["counts"]["near repetitions left out"] == 0
-    assert set(sheet["languages"]) == {"en", "ko", "ja"} and body["artifacts"]["datasheet"]
+    assert set(sheet["languages"]) == {"en", "ko", "ja"} and sheet["recipe"] == "patch"
 
 
 # Killed

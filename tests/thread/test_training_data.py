@@ -25,13 +25,12 @@ from fivefold.thread.training_data import (
 )
 from fivefold.types import Message, split_of, user_case
 
-WORDS = tuple(
-    "amber birch cedar delta ember fjord grove heath inlet juniper knoll lagoon marsh nectar orchard pebble".split(" ")
-)
+WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath")
+PLACES = ("inlet", "juniper", "knoll", "lagoon", "marsh", "nectar", "orchard", "pebble")
 
 
 def text(i: int) -> str:
-    return f"Tell me about the {WORDS[i % 16]} and the {WORDS[(i * 5 + 3) % 16]} number {i * 104729}."
+    return f"Tell me about the {WORDS[i % 8]} and the {PLACES[(i * 5 + 3) % 8]} number {i * 104729}."
 
 
 def row(i: int, language: str = "en", **fields: Any) -> Row[int]:
