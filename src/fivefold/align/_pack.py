@@ -138,12 +138,12 @@ def pack(items: Sequence[Item]) -> Row:
         prompt = tree.insert(item.prompt[shared:])
         for which, answer in enumerate(item.answers):
             path = [prompt[-1], *tree.insert(answer[:-1], prompt[-1])]
-            first = len(read)
+            begun = len(read)
             for node, token, learnt in zip(path, answer, item.marks(which), strict=True):
                 if learnt:
                     read.append(start + node)
                     want.append(token)
-            of_item.append(slice(first, len(read)))
+            of_item.append(slice(begun, len(read)))
         tokens += tree.tokens
         depth += tree.depth
         blocks.append((start, len(tokens), tree.within()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -82,7 +81,6 @@ def _names(config: Any) -> Iterator[str]:
             yield from (f"{field.name}.{name}" for name in _names(value))
 
 
-@cache
 def _type_of(owner: type, name: str) -> TypeAdapter[Any]:
     return TypeAdapter(get_type_hints(owner)[name])
 

@@ -20,7 +20,7 @@ from fivefold.errors import DataError, UnknownNameError
 from fivefold.evaluate.data import Source
 from fivefold.evaluate.suites import suite, suite_names
 from fivefold.guard.language import language_of_part
-from fivefold.runtime.protocol import WhiteBox
+from fivefold.runtime.protocol import Model
 from fivefold.types import Case, digest, digest_bytes
 
 Policy = Literal["refuse", "drop", "keep"]
@@ -53,7 +53,7 @@ class Prepared(Generic[R]):
     check: Check
 
     def sheet(
-        self, recipe: str, model: WhiteBox, origins: Sequence[Origin], *, made: str = "", notes: Sequence[str] = ()
+        self, recipe: str, model: Model, origins: Sequence[Origin], *, made: str = "", notes: Sequence[str] = ()
     ) -> Datasheet:
         """The datasheet."""
         return Datasheet(

@@ -85,4 +85,5 @@ def _principle(row: Mapping[str, Any], where: str) -> Principle:
             f"{where}: {row['id']}: as many requests that keep a principle as that break it are needed",
             got=f"{len(examples['breaks'])} and {len(examples['keeps'])}",
         )
-    return Principle(**{k: str(row[k]) for k in texts}, **examples)
+    given: dict[str, Any] = {**{k: str(row[k]) for k in texts}, **examples}
+    return Principle(**given)
