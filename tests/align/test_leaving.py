@@ -278,3 +278,18 @@ def test_what_a_run_will_take_is_said_before_it_starts(
     with caplog.at_level(logging.WARNING, logger="fivefold.align"):
         train(model, items, small(), tmp_path / "other")
     assert "are free: lower row_tokens" in caplog.messages[-1]
+
+
+def test_the_records_of_all_stages_go_to_the_evidence_store(tmp_path: Path) -> None:
+    from fivefold.thread.opened import training_records
+
+    for name in (
+        "sft/training.json",
+        "reward/reward.json",
+        "rl/reinforcement.json",
+        "rl/other.json",
+        "rl/adapter/x.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert list(training_records(tmp_path)) == ["reward-reward.json", "rl-reinforcement.json", "sft-training.json"]
