@@ -136,6 +136,13 @@ def test_permuted_options_keep_the_right_answer_right() -> None:
         assert other.choices == LETTERED.choices and other.id == LETTERED.id
 
 
+def test_options_that_are_indented_are_options_too() -> None:
+    case = user_case("p", "Would you?\n\nChoices:\n (A) Yes\n (B) No", choices=("(A)", "(B)"), target=0)
+    other = twin(case, "options")
+    assert other is not None and other.prompt.endswith(" (A) No\n (B) Yes")
+    assert other.choices == case.choices and other.target == 1
+
+
 def test_worked_examples_before_the_question_stay_as_they_are() -> None:
     shot = "Which is a metal?\nA. iron\nB. plum\nAnswer: A\n\n"
     case = user_case("m/2", shot + LETTERED.prompt, choices=("A", "B", "C", "D"), target=1)

@@ -22,7 +22,7 @@ from dataclasses import replace
 from fivefold.errors import UnknownNameError
 from fivefold.types import Case, Message
 
-_OPTION = re.compile(r"^(?P<mark>\(?(?P<letter>[A-Z])[.):]\s+)(?P<text>.+)$")
+_OPTION = re.compile(r"^(?P<mark>\s*\(?(?P<letter>[A-Z])[.):]\s+)(?P<text>.+)$")
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "she": ("Amara", "Ingrid", "Leilani", "Noor", "Sunniva", "Tomoko", "Wanjiru", "Zofia", "Ines", "Marisol"),
