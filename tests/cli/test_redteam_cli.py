@@ -81,8 +81,9 @@ def test_coverage_curves_and_transfer_read_the_store(capsysbinary: Any) -> None:
     rows = {(r["kind"], r["name"]): r["state"] for r in json.loads(out)["coverage"]}
     assert code == 0 and rows["attack", "template"] == rows["transform", "hex"] == rows["language", "ko"] == "tried"
     assert rows["attack", "tap"] == "not tried" and rows["surface", "assistant prefill"] == "tried"
-    code, out, _ = call(capsysbinary, "redteam", "coverage", "--kind", "attack", "--missing")
-    assert code == 0 and "crescendo" in out and "prefill" not in out
+    code, out, _ = call(capsysbinary, "redteam", "coverage", "--kind", "attack", "--missing", "--json")
+    missing = {r["name"] for r in json.loads(out)["coverage"]}
+    assert code == 0 and "crescendo" in missing and "prefill" not in missing
     code, out, _ = call(capsysbinary, "redteam", "curves", "--run", made["run"], "--json")
     curves = {c["attack"]: c for c in json.loads(out)["curves"]}
     assert code == 0 and curves["hex | template"]["success_at"][0]["raw"]["estimate"] == 1.0

