@@ -134,7 +134,7 @@ def test_two_processes_end_in_the_weights_of_one(both: tuple[Path, Path, str], n
 
 
 def test_processes_that_disagree_say_so(both: tuple[Path, Path, str]) -> None:
-    assert "disagreed 0" in both[2] and "disagreed 1" in both[2]
+    assert both[2].count("disagreed") == 2, "each process says so; their lines may run into one another"
 
 
 def test_work_is_shared_by_its_cost_and_all_of_it_is_done() -> None:

@@ -169,20 +169,20 @@ def test_patch_leaves_its_datasheet_before_it_trains(capsysbinary: Any, tiny: st
 
 
 @pytest.mark.parametrize("stage", ["reward", "rl"])
-def test_killed_and_called_again_it_ends_in_the_same_weights(
-    capsysbinary: Any, tiny: str, pairs: Path, home: Path, stage: str
-) -> None:
+def test_killed_and_called_again_it_ends_in_the_same_weights(tiny: str, pairs: Path, home: Path, stage: str) -> None:
     argv = ["rlhf", "--model", tiny, "--data", str(pairs), *sets([*RLHF, "rl.rounds=6"])]
-    whole = trained(capsysbinary, *argv, "--out", "whole")
-    command = [sys.executable, "-m", "fivefold.cli", "align", *argv, "--out", "broken"]
-    broken = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    command = [sys.executable, "-m", "fivefold.cli", "align", *argv, "--json", "--out"]
+    whole = json.loads(subprocess.run([*command, "whole"], check=True, capture_output=True).stdout)
+    broken = subprocess.Popen(
+        [*command, "broken"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=dict(os.environ)
+    )
     waited = time.monotonic() + 300
     while not list(Path("broken").glob(f"{stage}/**/checkpoint.pt")):
         assert broken.poll() is None and time.monotonic() < waited, "it ended before it could be killed"
         time.sleep(0.005)
     broken.send_signal(signal.SIGKILL)
     broken.wait()
-    again = trained(capsysbinary, *argv, "--out", "broken")
+    again = json.loads(subprocess.run([*command, "broken"], check=True, capture_output=True).stdout)
     assert again["version"] == whole["version"] and again["measurements"] == whole["measurements"]
 
 
