@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import warnings
@@ -143,6 +144,15 @@ def trainable(module: nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
+def _in_order(path: Path) -> None:
+    """Sort the module names that peft keeps in sets: their order changes from process to process, a digest must not."""
+    config = json.loads(path.read_text())
+    for name, value in config.items():
+        if isinstance(value, list) and all(isinstance(x, str) for x in value):
+            config[name] = sorted(value)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
 def save_trained(trained: Any, out: Path) -> Path:
     """Write the adapter to `out/adapter` (or a full model to `out/model`), whole or not at all."""
     is_adapter = hasattr(trained, "peft_config")
@@ -152,6 +162,8 @@ def save_trained(trained: Any, out: Path) -> Path:
     # "auto" would ask the hub whether the vocabulary has changed
     trained.save_pretrained(str(beside), **({"save_embedding_layers": False} if is_adapter else {}))
     (beside / "README.md").unlink(missing_ok=True)
+    if is_adapter:
+        _in_order(beside / "adapter_config.json")
     shutil.rmtree(final, ignore_errors=True)
     os.replace(beside, final)
     return final
