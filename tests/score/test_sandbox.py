@@ -21,6 +21,7 @@ import pytest
 from fivefold.errors import SandboxError
 from fivefold.score.sandbox import (
     MIB,
+    WORK,
     SandboxLimits,
     SandboxResult,
     Session,
@@ -251,7 +252,7 @@ def test_nothing_can_be_written_but_the_working_disk() -> None:
             passwd=tried(lambda: open("/etc/passwd", "a")),
             sysctl=tried(lambda: put("/proc/sys/kernel/hostname", "x")),
             score=tried(lambda: put("/proc/self/oom_score_adj", "-1000")),
-            here=tried(lambda: put("/tmp/work/x", "x")),
+            here=tried(lambda: put("x", "x")),
         )))
         """
     )
@@ -535,7 +536,7 @@ def test_a_session_keeps_files_and_processes(session: Session) -> None:
     assert session.exec(["wc", "-c"], stdin=b"x" * 300_000).stdout.strip() == b"300000"
     assert session.exec(["sh", "-c", "sleep 31536003 & echo started"]).stdout == b"started\n"
     assert b"31536003" in session.exec(["ps", "ax"]).stdout
-    assert session.exec(["pwd"], cwd="folder").stdout == b"/tmp/work/folder\n"
+    assert session.exec(["pwd"], cwd="folder").stdout == f"{WORK}/folder\n".encode()
     assert session.exec(["sh", "-c", "echo $A"], env={"A": "b"}).stdout == b"b\n"
     assert session.exec(["false"]).returncode == 1 and session.exec(["no-such-program"]).returncode == 127
 

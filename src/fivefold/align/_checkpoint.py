@@ -44,6 +44,20 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def made_on(path: Path, what: str, fingerprint: str) -> Any:
+    """The record of a finished `what`; TrainingError if there is none, or if it was made on another base model."""
+    record = read_json(path)
+    if record is None:
+        raise TrainingError(f"{path.parent} holds no finished {what}", expected=path.name)
+    if record["model"] != fingerprint:
+        raise TrainingError(
+            f"the {what} in {path.parent} belongs to another base model",
+            expected=fingerprint[:12],
+            got=record["model"][:12],
+        )
+    return record
+
+
 def digest_folder(folder: Path) -> str:
     """SHA-256 over the names and bytes of a folder's files (an adapter, say)."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())

@@ -6,7 +6,7 @@ numbers. Shapes: R positions that are read of a packed row, D width, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora, causal_lm, save_trained, trainable, trainable_copy
+from fivefold.align._loop import Done
 from fivefold.align._pack import Item, Row, pack, rows_of
 from fivefold.align._policy import answer_states
 from fivefold.runtime._structure import width
+from fivefold.types import plain
 
 HEAD = "head.safetensors"
 
@@ -78,6 +81,14 @@ class Scalar:
         path = save_trained(self.trained, out)
         save_file({name: p.detach().cpu().contiguous() for name, p in self.head.named_parameters()}, out / HEAD)
         return path
+
+
+def settle(scalar: Scalar, record: Path, done: Done, about: Mapping[str, Any]) -> None:
+    """Write a trained scalar model and then its record (`about` and what the loop says), and drop its checkpoint."""
+    path = scalar.save(record.parent)
+    found = {**about, "path": path.name, "weights": plain(done.weights), "history": done.history}
+    _checkpoint.write_json(record, {**found, "tokens": done.tokens, "seconds": round(done.seconds, 2)})
+    _checkpoint.drop(record.parent)
 
 
 def pack_ends(items: Sequence[Item]) -> Row:

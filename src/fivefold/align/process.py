@@ -24,14 +24,14 @@ from fivefold.align._loop import OnStep, Part, TrainConfig, check_settings, desc
 from fivefold.align._pack import Item, rows_of
 from fivefold.align._policy import answer_states
 from fivefold.align._processes import ALONE, Processes, processes
-from fivefold.align._scalar import Scalar, pack_ends
+from fivefold.align._scalar import Scalar, pack_ends, settle
 from fivefold.align.data.steps import Steps, step_ends
 from fivefold.align.losses._base import config_of, load
 from fivefold.align.losses.process_reward import answer_score
 from fivefold.align.rewards import Sample
 from fivefold.align.sinks import MetricSink
 from fivefold.align.train import batches_of, run_key
-from fivefold.errors import DataError, TrainingError, UsageError
+from fivefold.errors import DataError, UsageError
 from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.stats import measure_rate
@@ -141,22 +141,9 @@ class _Trainer:
                 sinks=sinks,
             )
 
-            def write() -> None:
-                record = {
-                    "key": key,
-                    "model": self.model.fingerprint,
-                    "config": plain(self.config),
-                    "answers": len(self.answers),
-                    "path": scalar.save(out).name,
-                    "weights": plain(done.weights),
-                    "history": done.history,
-                    "tokens": done.tokens,
-                    "seconds": round(done.seconds, 2),
-                }
-                _checkpoint.write_json(out / RECORD, record)
-                _checkpoint.drop(out)
-
-            self.together.told(write)
+            about = {"key": key, "model": self.model.fingerprint, "config": plain(self.config)}
+            about["answers"] = len(self.answers)
+            self.together.told(lambda: settle(scalar, out / RECORD, done, about))
 
     def _batch(self, scalar: Scalar, batch: Sequence[Steps], step: int) -> tuple[float, dict[str, float], int]:
         """One batch's gradient, row by row; a row counts by its share of the labelled steps."""
@@ -295,15 +282,7 @@ class ProcessModel:
 
 def load_steps(model: WhiteBox, folder: Path) -> ProcessModel:
     """The process reward model in `folder`; raises TrainingError if it is not there or was made on another model."""
-    record = _checkpoint.read_json(folder / RECORD)
-    if record is None:
-        raise TrainingError(f"{folder} holds no finished process reward model", expected=RECORD)
-    if record["model"] != model.fingerprint:
-        raise TrainingError(
-            f"the process reward model in {folder} belongs to another base model",
-            expected=model.fingerprint[:12],
-            got=record["model"][:12],
-        )
+    record = _checkpoint.made_on(folder / RECORD, "process reward model", model.fingerprint)
     scalar = Scalar.fresh(model.module, Lora(), 1, folder / record["path"])
     scalar.trained.requires_grad_(False)
     config = record["config"]

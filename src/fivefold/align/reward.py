@@ -22,14 +22,14 @@ from fivefold.align._adapter import Lora
 from fivefold.align._loop import OnStep, Part, TrainConfig, check_settings, descend, over_rows, seeded
 from fivefold.align._pack import Item, rows_of
 from fivefold.align._processes import ALONE, Processes, processes
-from fivefold.align._scalar import Scalar, pack_ends
+from fivefold.align._scalar import Scalar, pack_ends, settle
 from fivefold.align.data.tokens import encode_reply
 from fivefold.align.losses._base import Scores, config_of, load
 from fivefold.align.losses.reward import pessimistic
 from fivefold.align.losses.reward_uncertainty import gaussian
 from fivefold.align.rewards import Sample
 from fivefold.align.train import batches_of, check_items, run_key
-from fivefold.errors import TrainingError, UsageError
+from fivefold.errors import UsageError
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.stats import measure_rate
 from fivefold.types import Measurement, Scored, digest, plain
@@ -158,23 +158,10 @@ def _train(
         scalar.trained.eval()
 
         def write() -> None:
-            path = scalar.save(out)
             raw = _reduce(scalar.score(items, settings.row_tokens), settings.loss, config.pessimism)
-            record = {
-                "key": key,
-                "model": model.fingerprint,
-                "config": plain(config),
-                "pairs": len(items),
-                "path": path.name,
-                "mean": raw.mean().item(),
-                "scale": max(raw.std().item(), 1e-6),
-                "weights": plain(done.weights),
-                "history": done.history,
-                "tokens": done.tokens,
-                "seconds": round(done.seconds, 2),
-            }
-            _checkpoint.write_json(out / RECORD, record)
-            _checkpoint.drop(out)
+            about = {"key": key, "model": model.fingerprint, "config": plain(config), "pairs": len(items)}
+            about |= {"mean": raw.mean().item(), "scale": max(raw.std().item(), 1e-6)}
+            settle(scalar, out / RECORD, done, about)
 
         together.told(write)
 
@@ -276,15 +263,7 @@ class RewardModel:
 
 def load_reward(model: WhiteBox, folder: Path) -> RewardModel:
     """The reward model in `folder`; raises TrainingError if it is not there or was made on another model."""
-    record = _checkpoint.read_json(folder / RECORD)
-    if record is None:
-        raise TrainingError(f"{folder} holds no finished reward model", expected=RECORD)
-    if record["model"] != model.fingerprint:
-        raise TrainingError(
-            f"the reward model in {folder} belongs to another base model",
-            expected=model.fingerprint[:12],
-            got=record["model"][:12],
-        )
+    record = _checkpoint.made_on(folder / RECORD, "reward model", model.fingerprint)
     module = load(record["config"]["train"]["loss"])
     outputs = getattr(module, "HEADS", record["config"]["heads"])
     scalar = Scalar.fresh(model.module, Lora(), outputs, folder / record["path"])
