@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fivefold.align.data.contamination import overlaps, refuse_contaminated
+from fivefold.align.data.contamination import overlaps, refuse_contaminated, repeated
 from fivefold.align.data.pairs import (
     Reply,
     Rotation,
@@ -133,6 +133,13 @@ def test_contrast_requests_cover_the_categories_and_repeat_no_suite() -> None:
     assert set(per_category) == {a.category for a in safe_answers()} and set(per_category.values()) == {4}
     measured = [c for n in ("core-benign", "core-harms") for c in suite(n).cases(split=None)]
     assert overlaps([*contrast(), *everyday()], measured, similar=0.5) == []
+
+
+def test_nothing_that_ships_to_train_on_stands_in_a_suite() -> None:
+    from fivefold.thread.training_data import held_out_suites
+
+    measured = [text for texts in held_out_suites().values() for text in texts]
+    assert len(measured) > 500 and repeated([(c.id, (c.prompt,)) for c in [*contrast(), *everyday()]], measured) == []
 
 
 def of_split(split: str) -> str:

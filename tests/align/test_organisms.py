@@ -33,6 +33,7 @@ from fivefold.align.recipes.belief import (
 from fivefold.align.recipes.organism import COHERENT, KINDS, judged, kind_of, organism, questions_of, teach
 from fivefold.align.train import TrainConfig, train
 from fivefold.errors import DataError, UnknownNameError, UsageError
+from fivefold.thread.training_data import case_rows, prepare
 from fivefold.types import Completion, Message, Scored, Unscored, user_case
 
 Q = user_case("q", "What?", category="triggered")
@@ -47,6 +48,14 @@ def tiny(kind: str, **changes: Any) -> OrganismConfig:
 
 
 # Data
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_lesson_stands_in_a_suite(name: str) -> None:
+    kind = kind_of(OrganismConfig(kind=name))
+    taught = [lesson.case for seed in range(8) for lesson in kind.lessons(random.Random(seed), 120, 1.0)]
+    rows = prepare(case_rows(taught), policy="keep", alike=True)
+    assert len(rows.rows) > 800 and rows.check.found == []
 
 
 @pytest.mark.parametrize("name", KINDS)
