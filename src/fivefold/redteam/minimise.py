@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from fivefold.errors import UsageError
 from fivefold.redteam._ddmin import ddmin
-from fivefold.redteam.checks import flat
 from fivefold.redteam.protocol import Judge
 from fivefold.redteam.replay import judged, request_of
 from fivefold.runtime.protocol import Model
+from fivefold.score.canaries import flat
 from fivefold.types import Finding, Message, Reproduction, Scored
 
 T = TypeVar("T")

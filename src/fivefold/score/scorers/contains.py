@@ -5,8 +5,8 @@ A lexical lower bound and an upper bound at once: an answer that says what the t
 
 from __future__ import annotations
 
+from fivefold.score.canaries import flat
 from fivefold.score.common import RuleScorer
-from fivefold.score.scorers.canary import flat
 from fivefold.types import Case, Completion, Outcome, Safer, Scored, Unscored
 
 METRIC: str = "accuracy"
