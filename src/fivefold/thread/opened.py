@@ -18,8 +18,10 @@ from fivefold.registry import registry
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, WhiteBox, require
 from fivefold.thread.mend import LANGUAGES, held_out, train_cases
-from fivefold.thread.training import RECIPES, OnStage, Training, identity, recorded, train_with
-from fivefold.thread.training_data import case_rows, file_origin, prepare, shipped_origin
+from fivefold.thread.patch_data import patch_data
+from fivefold.thread.training import RECIPES, identity, recorded, train_with
+from fivefold.thread.training_data import file_origin, shipped_origin
+from fivefold.thread.training_request import OnStage, Training
 from fivefold.types import Case, ModelVersion, digest
 
 OnData = Callable[[Datasheet], None]
@@ -139,29 +141,24 @@ def _align_patch(
     on_data: OnData | None,
 ) -> dict[str, Any]:
     harms, benign = _training_data(data)
-    kinds = {c.id: "harmful requests" for c in harms} | {c.id: "benign requests" for c in benign}
-    ready = prepare(case_rows([*harms, *benign]), policy=contaminated, kinds=lambda c: kinds[c.id])
+    found = patch_data(harms, benign, policy=contaminated)
     model = _open_model(spec, "training")
     with Store.open() as store:
         run = f"align-{digest(['patch', model.fingerprint, digest(harms), limit, seed])[:8]}"
         folder = out or store.home / "runs" / run / "patch"
         shipped = [shipped_origin("core-harms", harms), shipped_origin("core-benign", benign)]
-        sheet = ready.sheet(
-            "patch",
-            model,
-            [file_origin(data)] if data else shipped,
-            made=f"answers by {model.name}, beside authored safe answers and everyday requests",
-        )
+        config = _config(limit, seed)
+        sheet = found.sheet(model, [file_origin(data)] if data else shipped, config)
         files = sheet.write(folder)
         if on_data:
             on_data(sheet)
         result = patch(
             model,
-            harms=[c for c in ready.rows if kinds[c.id].startswith("harmful")],
-            benign=[c for c in ready.rows if kinds[c.id].startswith("benign")],
+            harms=found.harms,
+            benign=found.benign,
             held_out=[] if contaminated == "keep" else [*held_out("core-harms"), *held_out("core-benign")],
             out=folder,
-            config=_config(limit, seed),
+            config=config,
             on_step=_watched(on_step),
         )
         version = _record_version(store, model, result.path, spec, "patch", run)

@@ -7,12 +7,12 @@ datasheet in the output folder, and calls the recipe of `align`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from fivefold.align.data.constitution import load_constitution
-from fivefold.align.data.datasheet import Datasheet, Origin
+from fivefold.align.data.datasheet import Origin
 from fivefold.align.data.preferences import Preference, parse_preferences
 from fivefold.align.data.sources import everyday
 from fivefold.align.options import overridden
@@ -28,7 +28,6 @@ from fivefold.evaluate.benchmarks._base import read_jsonl, turns
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.data import Source, read
 from fivefold.evaluate.suites import suite
-from fivefold.runtime.protocol import Model, WhiteBox
 from fivefold.thread.organisms import belief_with, organism_with
 from fivefold.thread.training_data import (
     case_rows,
@@ -38,6 +37,7 @@ from fivefold.thread.training_data import (
     shipped_origin,
     source_origin,
 )
+from fivefold.thread.training_request import Training, with_files
 from fivefold.types import Case, digest, digest_bytes, split_of
 
 HH = Source(
@@ -50,33 +50,6 @@ HH = Source(
 )
 HELD_OUT = 64
 """Held-out cases of a kind that a recipe measures on."""
-
-OnStage: TypeAlias = Callable[[str, int, int, float], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What `fivefold align` was asked for."""
-
-    model: WhiteBox
-    out: Path
-    data: Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    changes: Sequence[str] = ()
-    contaminated: str = "refuse"
-    feedback: Model | None = None
-    constitution: Path | None = None
-    on_step: OnStage | None = None
-    on_data: Callable[[Datasheet], None] | None = None
-
-    def leave(self, sheet: Datasheet) -> Mapping[str, Path]:
-        """Write the datasheet and say that it is there, before anything is trained."""
-        files = sheet.write(self.out)
-        if self.on_data:
-            self.on_data(sheet)
-        return files
-
 
 Recipe: TypeAlias = Callable[[Training], RecipeResult]
 
@@ -137,7 +110,7 @@ def _pairs(ask: Training, recipe: str) -> tuple[tuple[Preference, ...], Mapping[
 def _rlhf(ask: Training) -> RecipeResult:
     config = overridden(RLHFConfig(seed=ask.seed), ask.changes)
     pairs, files = _pairs(ask, "rlhf")
-    return _with(rlhf(ask.model, pairs, out=ask.out, config=config, on_step=ask.on_step), files)
+    return with_files(rlhf(ask.model, pairs, out=ask.out, config=config, on_step=ask.on_step), files)
 
 
 def _preference(ask: Training) -> RecipeResult:
@@ -145,7 +118,7 @@ def _preference(ask: Training) -> RecipeResult:
     pairs, files = _pairs(ask, "preference")
     panel = panel_from(ask.limit)
     made = preference(ask.model, pairs, out=ask.out, panel=panel, config=config, on_step=ask.on_step)
-    return _with(made, files)
+    return with_files(made, files)
 
 
 def _grpo(ask: Training) -> RecipeResult:
@@ -158,7 +131,7 @@ def _grpo(ask: Training) -> RecipeResult:
     made = "answers sampled from the model that is trained, scored by the reward"
     files = ask.leave(ready.sheet("grpo", ask.model, [origin], made=made))
     result = grpo(ask.model, ready.rows, out=ask.out, held_out=measured, config=config, on_step=ask.on_step)
-    return _with(result, files)
+    return with_files(result, files)
 
 
 def _constitutional(ask: Training) -> RecipeResult:
@@ -166,8 +139,7 @@ def _constitutional(ask: Training) -> RecipeResult:
     constitution = load_constitution(ask.constitution)
     requests, origins = requests_from(ask.data, ask.limit)
     rows = [row for cases in requests for row in case_rows(cases)]
-    policy = "drop" if ask.data is None and ask.contaminated == "refuse" else ask.contaminated
-    ready = prepare(rows, policy=policy, kinds=lambda c: "harmless requests" if _benign(c) else "requests")
+    ready = prepare(rows, policy=ask.contaminated, kinds=lambda c: "harmless requests" if _benign(c) else "requests")
     judge = ask.feedback or ask.model
     made = (
         f"answers by {ask.model.name}, critiques, revisions and labels by {judge.name} "
@@ -184,7 +156,7 @@ def _constitutional(ask: Training) -> RecipeResult:
         config=config,
         on_step=ask.on_step,
     )
-    return _with(result, files)
+    return with_files(result, files)
 
 
 def requests_from(data: Path | None, limit: int | None) -> tuple[tuple[Sequence[Case], Sequence[Case]], list[Origin]]:
@@ -206,23 +178,11 @@ def _benign(case: Case) -> bool:
     return "benign" in case.tags
 
 
-def _with(result: RecipeResult, files: Mapping[str, Path]) -> RecipeResult:
-    return replace(result, files={**result.files, **files})
-
-
-def _organism(ask: Training) -> RecipeResult:
-    return organism_with(ask.model, ask.data, ask.out, ask.limit, ask.seed, ask.changes, ask.on_step)
-
-
-def _belief(ask: Training) -> RecipeResult:
-    return belief_with(ask.model, ask.data, ask.out, ask.limit, ask.seed, ask.changes, ask.on_step)
-
-
 RECIPES: Mapping[str, Recipe] = {
-    "belief": _belief,
+    "belief": belief_with,
     "constitutional": _constitutional,
     "grpo": _grpo,
-    "organism": _organism,
+    "organism": organism_with,
     "preference": _preference,
     "rlhf": _rlhf,
 }

@@ -77,17 +77,19 @@ def prepare(
     limit: int | None = None,
     more: Mapping[str, Sequence[Case]] | None = None,
     kinds: Callable[[R], str] | None = None,
+    alike: bool = False,
 ) -> Prepared[R]:
     """At most `limit` rows, the languages in turn, without near repetitions and without held-out cases.
 
     `more` names further held-out cases (a benchmark's test file). `kinds` names the kind that a kept row counts as.
+    `alike` keeps near repetitions: lessons that teach one thing in many wordings are meant to be alike.
     DataError when trained rows repeat held-out cases and the policy is `refuse`, or when nothing is left.
     """
     if policy not in get_args(Policy):
         raise UnknownNameError("policy for contaminated data", policy, get_args(Policy))
     chosen = in_turn(rows, limit)
     counts = {"read": len(rows), "left out by the limit": len(rows) - len(chosen)}
-    kept = _distinct(chosen, kinds or (lambda value: ""))
+    kept = chosen if alike else _distinct(chosen, kinds or (lambda value: ""))
     counts["near repetitions left out"] = len(chosen) - len(kept)
     held = {
         **held_out_suites(),

