@@ -308,8 +308,12 @@ def test_the_fine_tuning_curve_says_after_how_many_steps_safety_is_gone() -> Non
         seen.append((len(given), steps))
         return Softened(steps)
 
-    curve = fine_tuning_attack(train, examples, cases, said_yes, kind="harmful", steps=[8, 0, 2, 4, 1])
+    told: list[int] = []
+    curve = fine_tuning_attack(
+        train, examples, cases, said_yes, kind="harmful", steps=[8, 0, 2, 4, 1], on_point=lambda p: told.append(p.steps)
+    )
     assert [(p.steps, p.rate) for p in curve.points] == [(0, 0.0), (1, 0.25), (2, 0.5), (4, 1.0)]
+    assert told == [0, 1, 2, 4]
     assert curve.steps_until() == 2 and seen[-1] == (2, 4)
     with pytest.raises(DataError, match="both trained on and measured"):
         fine_tuning_attack(train, examples_of("harmful", cases), cases, said_yes, kind="harmful")
@@ -331,3 +335,14 @@ def test_the_trainer_of_the_house_starts_from_the_same_weights_each_time(model: 
     assert tuned.fingerprint != model.fingerprint
     pair = [(CASES[0].messages, examples[0].answer)]
     assert tuned.log_likelihood(pair)[0].total > model.log_likelihood(pair)[0].total
+
+
+def test_the_fine_tuning_attack_says_what_it_will_take(model: Any) -> None:
+    from fivefold.thread.tuning import ANSWER_TOKENS, BATCH, tuning_cost
+
+    examples = examples_of("harmful", CASES)
+    cost = tuning_cost(model, examples, CASES, [0, 2, 2, 4], max_new_tokens=5)
+    assert (cost.requests, cost.completion_tokens) == (3 * 2, 3 * 2 * 5)
+    assert cost.prompt_tokens == 3 * sum(len(model.encode(c.messages)) for c in CASES)
+    prompts = [len(model.encode(e.messages)) for e in examples]
+    assert cost.train_tokens == 6 * BATCH * sum(n + ANSWER_TOKENS for n in prompts) / 2, "answers are cut there"

@@ -131,7 +131,14 @@ def _say_cost(cost: Any, price: float | None) -> None:
     """One line before anything is asked: what the attacks are expected to take."""
     tokens = cost.prompt_tokens + cost.completion_tokens
     money = f", {tokens * price / 1e6:.2f} at the given price" if price else ""
-    console().print(f"expected: about {cost.requests:,} requests, {tokens:,} tokens{money}", markup=False)
+    trained = f", {cost.train_tokens:,} tokens of training" if cost.train_tokens else ""
+    console().print(f"expected: about {cost.requests:,} requests, {tokens:,} tokens{trained}{money}", markup=False)
+
+
+def _say_point(point: Any) -> None:
+    """One line for each number of steps of the fine-tuning attack."""
+    rate = "nothing judged" if point.rate is None else f"{point.rate:.0%} comply"
+    console().print(f"after {point.steps} steps: {rate}", markup=False)
 
 
 def _show(model: str, result: dict[str, Any]) -> None:
@@ -264,7 +271,16 @@ def finetune(
     from fivefold.redteam.finetuning import STEPS
     from fivefold.thread.tuning import tune_and_attack
 
-    result = tune_and_attack(model, kind=kind, examples=n, behaviours=limit or 24, steps=steps or STEPS, seed=seed)
+    result = tune_and_attack(
+        model,
+        kind=kind,
+        examples=n,
+        behaviours=limit or 24,
+        steps=steps or STEPS,
+        seed=seed,
+        on_cost=None if json else lambda cost: _say_cost(cost, None),
+        on_point=None if json else _say_point,
+    )
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
         return

@@ -106,10 +106,11 @@ def fine_tuning_attack(
     steps: Sequence[int] = STEPS,
     stop_at: float | None = 0.9,
     max_new_tokens: int = 40,
+    on_point: Callable[[Point], None] | None = None,
 ) -> Curve:
     """Measure compliance on `cases` after each number of `steps`, in order, until `stop_at` is reached.
 
-    Raises DataError when a case is among the examples.
+    `on_point` gets each point as it is measured. Raises DataError when a case is among the examples.
     """
     trained = {e.messages[-1].content for e in examples}
     if leaked := [c.id for c in cases if c.prompt in trained]:
@@ -125,6 +126,8 @@ def fine_tuning_attack(
             Errored(error=a.error) if a.error else judge(c, a) for c, a in zip(cases, answers, strict=True)
         ]
         points.append(Point(steps=count, model=model.fingerprint, outcomes=tuple(outcomes)))
+        if on_point:
+            on_point(points[-1])
         rate = points[-1].rate
         if stop_at is not None and rate is not None and rate >= stop_at:
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -16,35 +16,25 @@ from fivefold.errors import UnknownNameError
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
 from fivefold.redteam.attacks.gcg import open_model
-from fivefold.redteam.finetuning import STEPS, Curve, Example, Kind, Trainer, examples_of, fine_tuning_attack
+from fivefold.redteam.finetuning import STEPS, Curve, Example, Kind, Point, Trainer, examples_of, fine_tuning_attack
 from fivefold.runtime.load import load
-from fivefold.runtime.protocol import Capability, Model, Request, WhiteBox, require
+from fivefold.runtime.protocol import Capability, Cost, Model, Request, WhiteBox, require
 from fivefold.stats import measure_rate
 from fivefold.thread.attack import CODE, judge_of_answers
 from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Measurement, ModelVersion, digest
 
 ANSWER_TOKENS = 48
+BATCH = 8
 
 
-def trainer_of(model: WhiteBox, out: Path, *, lr: float = 5e-4, batch: int = 8, seed: int = 0) -> Trainer:
+def trainer_of(model: WhiteBox, out: Path, *, lr: float = 5e-4, batch: int = BATCH, seed: int = 0) -> Trainer:
     """A trainer for `fine_tuning_attack`: LoRA on every layer, each number of steps from the same start."""
 
     def run(examples: Sequence[Example], steps: int) -> Model:
         if steps == 0:
             return model
-        given = [
-            pairs.Example(
-                messages=e.messages,
-                chosen=pairs.Reply(text=e.answer),
-                rejected=None,
-                kind="harmful",
-                language="en",
-                behaviour=str(i),
-            )
-            for i, e in enumerate(examples)
-        ]
-        items = list(islice(cycle(single_items(model, given, ANSWER_TOKENS)), steps * batch))
+        items = list(islice(cycle(single_items(model, _pairs(examples), ANSWER_TOKENS)), steps * batch))
         config = TrainConfig(
             loss="sft", adapter=Lora(r=8, alpha=16), lr=lr, schedule="constant", batch_items=batch, seed=seed
         )
@@ -52,6 +42,21 @@ def trainer_of(model: WhiteBox, out: Path, *, lr: float = 5e-4, batch: int = 8, 
         return model.with_adapter(str(result.path), name=f"fine-tuned-{steps}")
 
     return run
+
+
+def _pairs(examples: Sequence[Example]) -> list[pairs.Example]:
+    """As the trainer's data take them."""
+    return [
+        pairs.Example(
+            messages=e.messages,
+            chosen=pairs.Reply(text=e.answer),
+            rejected=None,
+            kind="harmful",
+            language="en",
+            behaviour=str(i),
+        )
+        for i, e in enumerate(examples)
+    ]
 
 
 def tune_and_attack(
@@ -64,9 +69,12 @@ def tune_and_attack(
     language: str = "en",
     seed: int = 0,
     max_new_tokens: int = 40,
+    on_cost: Callable[[Cost], None] | None = None,
+    on_point: Callable[[Point], None] | None = None,
 ) -> dict[str, Any]:
     """Train `spec` on a few examples of the train split and measure, on the test split, how many steps it takes until
-    it complies. The adapters are removed; only the measurements stay."""
+    it complies. The adapters are removed; only the measurements stay. `on_cost` gets what the whole attack takes at most,
+    before anything is trained, and `on_point` each point as it is measured."""
     if kind not in get_args(Kind):
         raise UnknownNameError("kind of fine-tuning", kind, get_args(Kind))
     model = open_model(load(spec))
@@ -77,6 +85,8 @@ def tune_and_attack(
     chosen = examples_of(
         cast(Kind, kind), given, benign_answer=_own_answers(model, given) if kind == "benign" else None
     )
+    if on_cost:
+        on_cost(tuning_cost(model, chosen, asked, steps, max_new_tokens))
     judge = judge_of_answers()
     run = f"finetune-{digest([spec, kind, examples, behaviours, list(steps), language, seed])[:8]}"
     with tempfile.TemporaryDirectory() as folder, Store.open() as store:
@@ -88,6 +98,7 @@ def tune_and_attack(
             kind=cast(Kind, kind),
             steps=steps,
             max_new_tokens=max_new_tokens,
+            on_point=on_point,
         )
         if model.fingerprint not in {v.id for v in store.versions()}:
             store.add_version(
@@ -95,6 +106,22 @@ def tune_and_attack(
             )
         made = [store.add_measurement(m) for m in _measured(curve, asked, model, spec, run, judge.digest)]
     return {"run": run, "model": spec, "measurements": made, "findings": [], "steps_until_half": curve.steps_until()}
+
+
+def tuning_cost(
+    model: WhiteBox, examples: Sequence[Example], cases: Sequence[Case], steps: Sequence[int], max_new_tokens: int
+) -> Cost:
+    """At most what the attack takes: every number of steps is trained from the start and measured on every case; it ends
+    early once nine tenths comply."""
+    points = len(set(steps))
+    prompts = sum(len(model.encode(c.messages)) for c in cases)
+    lengths = [len(item.prompt) + len(item.answers[0]) for item in single_items(model, _pairs(examples), ANSWER_TOKENS)]
+    return Cost(
+        requests=points * len(cases),
+        prompt_tokens=points * prompts,
+        completion_tokens=points * len(cases) * max_new_tokens,
+        train_tokens=round(sum(set(steps)) * BATCH * sum(lengths) / len(lengths)),
+    )
 
 
 def _own_answers(model: WhiteBox, cases: Sequence[Case]) -> Any:
