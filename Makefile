@@ -43,7 +43,7 @@ lint: setup-dev
 	$(BIN)/lint-imports
 
 test: setup-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	@$(BIN)/python benchmarks/run.py $(NAME)
