@@ -8,14 +8,18 @@ built-ins and outsiders share one path. Names use hyphens or underscores alike. 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
+import re
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import Any
 
-from fivefold.errors import FivefoldError, UnknownNameError
+from fivefold.errors import FivefoldError, UnknownNameError, UsageError
 
 KINDS: dict[str, str] = {
     "attack": "fivefold.redteam.attacks",
@@ -30,6 +34,43 @@ KINDS: dict[str, str] = {
     "backend": "fivefold.runtime.backends",
 }
 """Kind → package whose modules are the built-in extensions of that kind."""
+
+
+_NAMED = re.compile(r"^\s*([A-Za-z][\w-]*)\s*(?:\((.*)\))?\s*$", re.DOTALL)
+
+
+def named(text: str) -> tuple[str, dict[str, Any]] | None:
+    """The extension that `name` or `name(option=value, …)` names, with its options (values are YAML); None for anything
+    else. UsageError for parentheses that hold no options."""
+    match = _NAMED.match(text)
+    return (match[1].replace("-", "_"), _options(match[2] or "", text)) if match else None
+
+
+def check_options(factory: Callable[..., Any], name: str, options: Iterable[str], taken: Iterable[str] = ()) -> None:
+    """UnknownNameError for an option that the factory of `name` does not take, UsageError for one that it needs."""
+    left_out, given = set(taken), set(options)
+    parameters = {n: p for n, p in inspect.signature(factory).parameters.items() if n not in left_out}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    if unknown := sorted(given - set(parameters)):
+        raise UnknownNameError(f"option of {name}", unknown[0], parameters)
+    for option, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and option not in given:
+            raise UsageError(f"{name} needs the option {option!r}", expected=f"{name}({option}=…)")
+
+
+def _options(text: str, whole: str) -> dict[str, Any]:
+    import yaml
+
+    if not text.strip():
+        return {}
+    try:
+        found = yaml.safe_load("{" + re.sub(r"(^|[,{(\[])\s*(\w+)\s*=\s*", r"\1 \2: ", text) + "}")
+    except yaml.YAMLError as error:
+        raise UsageError(f"not options: {text!r} in {whole!r}", expected="name=value, name=value") from error
+    if not isinstance(found, dict) or any(v is None for v in found.values()):
+        raise UsageError(f"not options: {text!r} in {whole!r}", expected="name=value, name=value")
+    return {str(k): v for k, v in found.items()}
 
 
 @dataclass(frozen=True)

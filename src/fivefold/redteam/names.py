@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,12 +16,11 @@ from fivefold.redteam.attacks._text import with_prompt
 from fivefold.redteam.helpers import HelpedAttack, Helpers
 from fivefold.redteam.protocol import Attack, AttackBudget, Attempt, Judge, own_cases, proof_of
 from fivefold.redteam.taxonomy import combined, transform_taxonomy
-from fivefold.registry import registry
+from fivefold.registry import check_options, named, registry
 from fivefold.runtime.protocol import Capability, Context, Model, OnDone, Request
 from fivefold.types import Case, Completion, Likelihood, Message, Outcome, Taxonomy
 
 LANGUAGES = ("en", "ko", "ja")
-_PART = re.compile(r"^\s*([A-Za-z][\w-]*)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +201,8 @@ def parse(
         parts.append(Part(name="direct"))
     *chain, last = parts
     for part in chain:
-        _check(registry("transform").module(part.name).transform, part, ("text", "rng", "language"))
+        transform = registry("transform").module(part.name).transform
+        check_options(transform, part.name, part.options, taken=("text", "rng", "language"))
     found = _made(last, dict(options or {}), helpers or Helpers())
     if chain or last.options:
         found = Transformed(found, tuple(str(p) for p in chain), str(last))
@@ -222,40 +221,18 @@ def _made(part: Part, options: Mapping[str, Any], helpers: Helpers) -> Attack:
     factory = registry("attack").module(part.name).attack
     wanted = inspect.signature(factory).parameters
     helping = {role: model for role, model in helpers.options().items() if role in wanted}
-    _check(factory, part, ())
+    check_options(factory, part.name, {**helping, **options, **part.options})
     return cast(Attack, factory(**{**helping, **options, **part.options}))
 
 
-def _check(factory: Callable[..., Any], part: Part, taken: Sequence[str]) -> None:
-    parameters = inspect.signature(factory).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    known = [name for name in parameters if name not in taken]
-    for name in part.options:
-        if name not in known:
-            raise UnknownNameError(f"option of {part.name}", name, known)
-
-
 def _part(text: str, whole: str) -> Part:
-    match = _PART.match(text)
-    if not match:
+    found = named(text)
+    if found is None:
         raise UsageError(
             f"not an attack: {whole!r}",
             expected="for example template, base64 | direct, role_play | best_of_n @ko, many_shot(most=16)",
         )
-    return Part(name=match[1].replace("-", "_"), options=_options(match[2] or "", whole))
-
-
-def _options(text: str, whole: str) -> dict[str, Any]:
-    if not text.strip():
-        return {}
-    try:
-        found = yaml.safe_load("{" + re.sub(r"(\w+)\s*=\s*", r"\1: ", text) + "}")
-    except yaml.YAMLError as error:
-        raise UsageError(f"not options: {text!r} in {whole!r}", expected="name=value, name=value") from error
-    if not isinstance(found, dict) or any(v is None for v in found.values()):
-        raise UsageError(f"not options: {text!r} in {whole!r}", expected="name=value, name=value")
-    return {str(k): v for k, v in found.items()}
+    return Part(name=found[0], options=found[1])
 
 
 def _shown(value: Any) -> str:
