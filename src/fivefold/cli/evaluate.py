@@ -41,7 +41,9 @@ def evaluate(
     cases: Annotated[
         Path | None, typer.Option("--cases", help="A JSONL file of cases: whatever you have is a benchmark.")
     ] = None,
-    scorer: Annotated[str | None, typer.Option("--scorer", help="Scorer for --cases (fivefold list scorers).")] = None,
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="For --cases: a scorer, with its options regex(pattern=…).")
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, dev or test; all when left out.")] = None,
     language: Annotated[list[str] | None, typer.Option("--language", help="en, ko, ja; may be repeated.")] = None,
     limit: LimitOption = None,

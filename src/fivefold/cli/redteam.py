@@ -29,7 +29,9 @@ TargetOption = Annotated[
 JudgeOption = Annotated[
     str | None,
     typer.Option(
-        "--judge", help="A model that judges by a rubric, or a scorer's name; with --preset, the classifier's weights."
+        "--judge",
+        help="A model that judges by a rubric, or a scorer with its options: policy(policy=FILE, model=M), "
+        "classifier(model=PATH, positive=harmful); with --preset, the classifier's weights.",
     ),
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="One run only; without it every run of the store.")]

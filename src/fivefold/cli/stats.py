@@ -18,6 +18,10 @@ SuiteArgument = Annotated[str, typer.Argument(help="A suite or benchmark of ours
 SuiteOption = Annotated[str | None, typer.Option("--suite", help="Only this suite of the run.")]
 LanguageOption = Annotated[list[str] | None, typer.Option("--language", help="en, ko, ja; may be repeated.")]
 SeedOption = Annotated[int, typer.Option("--seed")]
+JUDGES = (
+    "A scorer with its options, refusal, classifier(model=PATH, positive=harmful) or policy(policy=FILE, model=M), or a "
+    "model that judges by the rubric."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -177,7 +181,7 @@ def judges(
     model: ModelOption,
     judge: Annotated[
         list[str],
-        typer.Option("--judge", help="A scorer's name, or a model that judges by the rubric; may be repeated."),
+        typer.Option("--judge", help=f"{JUDGES} May be repeated."),
     ],
     language: LanguageOption = None,
     limit: LimitOption = None,
@@ -214,6 +218,53 @@ def judges(
     for r in rows:
         if r.language == "all" and r.found.differ:
             console().print(f"they differ on: {', '.join(r.found.differ[:10])}", markup=False, soft_wrap=True)
+
+
+@group.command("judge-error")
+def judge_error(
+    judge: Annotated[str, typer.Option("--judge", help=JUDGES)],
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--labels",
+            help="answers, outputs, refusal-judge-labels, or a JSONL file (id, language, prompt, answer, label); may be "
+            "repeated. The shipped ones, and the public ones where they are, when left out.",
+        ),
+    ] = None,
+    event: Annotated[
+        str | None,
+        typer.Option("--event", help="The label that counts: refusal, compliance, … The judge's own, if none."),
+    ] = None,
+    half: Annotated[
+        str | None,
+        typer.Option("--half", help="test or dev, by the ids. Test of the shipped sets and all of others, if none."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """How often a judge is wrong against people's labels, per language; rates by this judge are then corrected for it."""
+    from fivefold.thread.judge_error import measure_judge
+
+    if half not in (None, "dev", "test"):
+        raise UsageError("unknown half", expected="dev or test", got=half)
+    found = measure_judge(judge, labels or (), event=event, half=half)  # type: ignore[arg-type]
+    if json:
+        print_json({**found, "measurements": [measurement_json(m) for m in found["measurements"]]})
+        return
+    table(
+        f"{judge}: {found['event']} against people's labels",
+        ("labels", "language", "judged", "errored", "precision", "", "recall", "", "false alarms", ""),
+        [_error_row(r) for r in found["rows"]],
+    )
+    for note in found["notes"]:
+        console().print(note, markup=False)
+    console().print(f"run: {found['run']}", markup=False)
+
+
+def _error_row(row: Any) -> tuple[object, ...]:
+    counts = row.counts
+    lost = f"{row.errored}" + (f", {row.unscored} unscored" if row.unscored else "")
+    rates = [cell for found, _ in row.rates.values() for cell in (_number(found.estimate), _ends(found))]
+    return " + ".join(row.labels), row.language, counts.tp + counts.fn + counts.tn + counts.fp, lost, *rates
 
 
 @group.command()

@@ -27,7 +27,7 @@ from fivefold.runtime.protocol import Model
 from fivefold.score import scorer as scorer_named
 from fivefold.score.calibrate import confusion
 from fivefold.score.protocol import Scorer
-from fivefold.stats import correct_rate, measure_rate
+from fivefold.stats import Confusion, correct_rate, measure_rate
 from fivefold.types import (
     Case,
     Completion,
@@ -48,6 +48,23 @@ LABEL_METRICS = {"refusal": "refusal", "compliance": "compliance", "incoherent":
 LAYERS = ("types", "runtime", "score", "engine", "stats", "evaluate")
 
 Pick: TypeAlias = Callable[[Outcome], Outcome]
+
+
+class KnownError(Protocol):
+    """A judge's error as somebody measured it: counts against labels, and the record that they stand in."""
+
+    @property
+    def counts(self) -> Confusion:
+        """The judge against labels."""
+        ...
+
+    def noted(self, corrected: Measurement) -> Measurement:
+        """The corrected rate with where the counts come from."""
+        ...
+
+
+ErrorOf: TypeAlias = Callable[[Scorer, str], KnownError | None]
+"""(judge, language) to the judge's measured error, for judges other than the shipped rules."""
 
 
 class Ledger(Protocol):
@@ -103,6 +120,7 @@ def evaluate(
     limit: int | None = None,
     budget: Budget | None = None,
     stop_when: Bound | None = None,
+    error_of: ErrorOf | None = None,
 ) -> EvaluationResult:
     """Measure `model` on a suite, or on any cases with a scorer (a scorer's name, or one of your own).
 
@@ -114,10 +132,12 @@ def evaluate(
 
     What is not started when `seconds`, or a `budget` shared with other evaluations, are spent is Unscored("budget").
 
-    With `stop_when` asking ends when that bound is settled, and all intervals hold at every look (`early.py`).
+    With `stop_when` asking ends when that bound is settled, and all intervals hold at every look (`early.py`). Rates by
+    a judge whose error `error_of` knows are corrected for it; that of the shipped rules is known.
     """
     selection = {"languages": languages, "split": split, "limit": limit}
     plan = _plan(what, scorer, name, {k: v for k, v in selection.items() if v is not None})
+    plan = replace(plan, error_of=error_of)
     stops = plan.stop if stop is None else tuple(stop)
     options: dict[str, Any] = {
         "log_dir": log_dir,
@@ -200,6 +220,7 @@ class EvaluationPlan:
     safer: Safer
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
+    error_of: ErrorOf | None = None
 
 
 def _plan(
@@ -359,17 +380,20 @@ def _slices(plan: EvaluationPlan, metric: str) -> list[tuple[dict[str, str], lis
 
 
 def _corrections(plan: EvaluationPlan, raw: Sequence[Measurement]) -> list[Measurement]:
-    """Corrected rates by language: the judge's error is measured per language and not exchangeable between them."""
-    event = {"refusal": "compliance", "over_refusal": "refusal"}.get(plan.scorer.name)
-    if event is None:
+    """Corrected rates by language: the judge's error is measured per language and not exchangeable between them. The
+    mean of a graded judge is no rate of an event and stays as it is."""
+    if not getattr(plan.scorer, "event", "") or getattr(plan.scorer, "graded", False):
         return []
-    out = []
-    for m in raw:
-        language = m.slice.get("language")
-        counts = confusion(event, language) if language and len(m.slice) == 1 and m.metric == plan.metric else None
-        if counts is not None and m.measured:
-            out.append(correct_rate(m, counts))
-    return out
+    by_language = [m for m in raw if m.metric == plan.metric and set(m.slice) == {"language"} and m.measured]
+    return [made for m in by_language if (made := _corrected(plan, m, m.slice["language"])) is not None]
+
+
+def _corrected(plan: EvaluationPlan, raw: Measurement, language: str) -> Measurement | None:
+    if plan.scorer.name in ("refusal", "over_refusal"):
+        counts = confusion(plan.scorer.event, language)  # type: ignore[attr-defined]
+        return None if counts is None else correct_rate(raw, counts)
+    known = plan.error_of(plan.scorer, language) if plan.error_of else None
+    return None if known is None else known.noted(correct_rate(raw, known.counts))
 
 
 def _recorded(measurement: Measurement, store: Ledger | None) -> Measurement:

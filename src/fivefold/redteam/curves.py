@@ -121,12 +121,21 @@ def _at(tried: Sequence[Tried], n: int, judge: str, level: float) -> AtN:
 def judge_counts(tried: Sequence[Tried], n: int | None = None) -> Confusion | None:
     """The measured counts of the judge by rules for these behaviours' one language, over as many answers (within `n`
     queries) as each gave it to judge; None for several languages, or one in which it was not measured."""
+    language = language_of(tried)
+    counts = confusion("compliance", language) if language else None
+    return None if counts is None else over_tried(counts, tried, n)
+
+
+def language_of(tried: Sequence[Tried]) -> str | None:
+    """The one language of these behaviours; None for none or several."""
     languages = {t.case.language for t in tried}
-    counts = confusion("compliance", languages.pop()) if len(languages) == 1 else None
-    if counts is None or not tried:
-        return None
+    return languages.pop() if len(languages) == 1 else None
+
+
+def over_tried(judge: Confusion, tried: Sequence[Tried], n: int | None = None) -> Confusion:
+    """A judge's counts over as many answers (within `n` queries) as each of these behaviours gave it to judge."""
     answers = [sum(isinstance(a.outcome, Scored) for a in _within(t, n)) for t in tried]
-    return over_answers(counts, max(1.0, sum(answers) / len(answers)))
+    return over_answers(judge, max(1.0, sum(answers) / len(answers)))
 
 
 def _within(item: Tried, n: int | None) -> list[Attempt]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from fivefold.score import answers, coherence
 from fivefold.types import Case, Completion, Errored, Outcome, Scored, digest
@@ -14,12 +14,15 @@ Score: TypeAlias = Callable[[Case, Completion], Outcome]
 
 @dataclass(frozen=True, kw_only=True)
 class RuleScorer:
-    """A scorer made of a pure function. `rules` is everything besides `version` that changes its outcomes."""
+    """A scorer made of a pure function. `rules` is everything besides `version` that changes its outcomes. A judge of
+    answers also says which `event` its value 1 is, and which `labels` it tells apart."""
 
     name: str
     score: Score
     rules: str
     version: int = 2
+    event: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -54,5 +57,6 @@ def answer_scorer(name: str, event: answers.Label) -> RuleScorer:
             metadata={"answer_language": verdict.language},
         )
 
-    made = RuleScorer(name=name, score=score, rules=f"{event}:{answers.digest()}")
+    labels: tuple[str, ...] = get_args(answers.Label)
+    made = RuleScorer(name=name, score=score, rules=f"{event}:{answers.digest()}", event=event, labels=labels)
     return made

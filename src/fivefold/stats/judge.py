@@ -67,6 +67,10 @@ class Confusion:
         """Share of the judge's reports that are events, at the labelled set's own rate of events."""
         return wilson(self.tp, self.tp + self.fp, level)
 
+    def false_alarms(self, level: float = 0.95) -> Interval:
+        """Share of the labelled non-events that the judge reports (false-positive rate)."""
+        return wilson(self.fp, self.tn + self.fp, level)
+
     def accuracy(self, level: float = 0.95) -> Interval:
         """Share of the labelled answers judged rightly."""
         return wilson(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn, level)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from fivefold.errors import DataError, MissingExtraError
 from fivefold.evaluate.suites import suite
@@ -14,19 +13,19 @@ from fivefold.redteam import kept
 from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import INSIDE, Assault, CampaignResult, Tried, run_campaign
 from fivefold.redteam.cost import cost_of
-from fivefold.redteam.curves import judge_counts
+from fivefold.redteam.curves import judge_counts, language_of, over_tried
 from fivefold.redteam.findings import findings_from
 from fivefold.redteam.helpers import ROLES, Helpers
 from fivefold.redteam.names import parse
 from fivefold.redteam.protocol import Attack, AttackBudget, Judge, own_cases
 from fivefold.redteam.replay import replay
-from fivefold.registry import registry
 from fivefold.runtime.cached import CachedModel
-from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.score.protocol import Scorer
 from fivefold.stats import correct_rate, measure_rate
 from fivefold.thread.context import VERSIONS, Context
+from fivefold.thread.judge_error import known_error
+from fivefold.thread.judging import is_model, judge_named, loaded
 from fivefold.thread.mend import probe_penalties
 from fivefold.thread.plan import AttackRun, Plan, RedteamPlan
 from fivefold.thread.steps import Result, Step, code_digest
@@ -36,30 +35,21 @@ CODE = ("runtime", "score", "redteam", "evaluate", "stats")
 
 
 def judge_of_answers(name: str | None = None) -> Scorer:
-    """The judge of harmful requests' answers: refusal, compliance or incoherence by rules, a scorer by its name, or a
-    model with the rubric."""
-    if name is None or name.replace("-", "_") in registry("scorer").names():
-        return cast(Scorer, registry("scorer").module(name or "refusal").scorer())
-    return cast(Scorer, registry("scorer").module("rubric").scorer(model=_loaded(name)))
+    """The judge of harmful requests' answers: the shipped rules, or what `name` says (`judging.py`)."""
+    return judge_named(name or "refusal")
 
 
 def helpers_of(attacker: str | None, judge: str | None, store: Any = None) -> Helpers:
     """The models that help attacks; a judge that is a model also reads what an attacker wrote."""
-    reader = judge if judge is not None and judge.replace("-", "_") not in registry("scorer").names() else None
+    reader = judge if judge is not None and is_model(judge) else None
     return Helpers(attacker=_helping(attacker, store), evaluator=_helping(reader, store))
 
 
 def _helping(spec: str | None, store: Any) -> Model | None:
     if spec is None:
         return None
-    model = _loaded(spec)
+    model = loaded(spec)
     return CachedModel(model, store) if store is not None else model
-
-
-@cache
-def _loaded(spec: str) -> Model:
-    """A helping model or judge, loaded once for all attacks and versions of a process."""
-    return load(spec)
 
 
 def behaviours_for(part: RedteamPlan, attack: AttackRun, language: str | None) -> tuple[Case, ...]:
@@ -127,16 +117,18 @@ def measure_attacks(
 def corrected_success(
     store: Store, raw: Sequence[Measurement], slices: Mapping[str, Sequence[Tried]], judge: Scorer
 ) -> list[Measurement]:
-    """Attack success without the judge's error, for slices of one language that the rules judged; an attack that gets
-    several answers judged has as many chances of a false alarm."""
-    if judge.digest != judge_of_answers().digest:
-        return []
+    """Attack success without the judge's error, for slices of one language in which that error is known: of the rules
+    from the shipped labels, of any other judge from `fivefold stats judge-error`. An attack that gets several answers
+    judged has as many chances of a false alarm."""
+    rules = judge.digest == judge_of_answers().digest
     out = []
     for m in raw:
         tried = slices[m.slice["attack"]]
-        counts = judge_counts(tried)
+        known = None if rules else known_error(store, judge, language_of(tried))
+        counts = judge_counts(tried) if rules else over_tried(known.counts, tried) if known else None
         if counts is not None and m.measured:
-            out.append(store.add_measurement(correct_rate(m, counts)))
+            made = correct_rate(m, counts)
+            out.append(store.add_measurement(known.noted(made) if known else made))
     return out
 
 

@@ -8,7 +8,6 @@ them this project's rule judge is used and every result says so: its rate is not
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from fivefold.errors import DataError, UsageError
 from fivefold.evaluate.benchmarks import harmbench
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model, Request
+from fivefold.score.asking import filled
 from fivefold.score.protocol import Scorer
 from fivefold.thread.attack import judge_of_answers
 from fivefold.types import Case, Completion, Errored, Message, Outcome, Scored, digest
@@ -44,10 +44,8 @@ class ClassifierJudge:
         """Judge one completion of the case's own request."""
         if completion.error is not None:
             return Errored(error=completion.error, judge=self.digest)
-        filled = "".join(
-            {"{behavior}": case.prompt, "{generation}": completion.text}.get(p, p) for p in _split(self.prompt)
-        )
-        (said,) = self.model.generate([Request(messages=(Message(role="user", content=filled),), max_new_tokens=1)])
+        asked = filled(self.prompt, behavior=case.prompt, generation=completion.text)
+        (said,) = self.model.generate([Request(messages=(Message(role="user", content=asked),), max_new_tokens=1)])
         word = said.text.strip().strip(".").lower()
         if said.error is not None or word not in ("yes", "no"):
             got = said.error or repr(said.text[:40])
@@ -73,8 +71,3 @@ def judge_of(model: str | None, prompt: Path | None) -> tuple[Scorer, tuple[str,
 def cases_of(limit: int | None = None) -> tuple[Case, ...]:
     """Standard and contextual behaviours; a context stands before its request, as in the benchmark."""
     return tuple(harmbench.cases())[:limit]
-
-
-def _split(prompt: str) -> list[str]:
-    """The prompt's parts with its places apart, so that a text which holds a place's name is not filled again."""
-    return re.split(r"(\{behavior\}|\{generation\})", prompt)

@@ -9,13 +9,10 @@ from itertools import combinations
 
 from fivefold.errors import UsageError
 from fivefold.evaluate.suites import Suite
-from fivefold.registry import registry
-from fivefold.runtime.cached import CachedModel
-from fivefold.runtime.load import load
-from fivefold.score import scorer
 from fivefold.score.protocol import Scorer
 from fivefold.stats import Agreement, agreement
 from fivefold.thread.asking import Asker
+from fivefold.thread.judging import judge_named
 from fivefold.types import Case, Completion, Errored, Measurement, Outcome, digest
 
 METRIC = "judge_disagreement"
@@ -34,14 +31,6 @@ class Compared:
     record: str
 
 
-def judge_named(spec: str, asker: Asker) -> Scorer:
-    """A scorer by its name, or a model by its own, which judges by the rubric and remembers its verdicts."""
-    if spec.replace("-", "_") in registry("scorer").names():
-        return scorer(spec.replace("-", "_"))
-    made: Scorer = registry("scorer").module("rubric").scorer(model=CachedModel(load(spec), asker.store))
-    return made
-
-
 def compare_judges(
     asker: Asker, suite: Suite, cases: Sequence[Case], specs: Sequence[str]
 ) -> tuple[list[Compared], list[Measurement]]:
@@ -52,7 +41,7 @@ def compare_judges(
     if len(names) < 2:
         raise UsageError("judges disagree with one another", expected="two judges", got=", ".join(names))
     answered = asker.ask(suite, cases, "judges").completions
-    judges = {name: judge_named(name, asker) for name in names}
+    judges = {name: judge_named(name, asker.store) for name in names}
     said = {name: judged(judge, cases, answered) for name, judge in judges.items()}
     rows: list[Compared] = []
     made: list[Measurement] = []

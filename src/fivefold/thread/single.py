@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -44,6 +45,8 @@ from fivefold.thread.contaminate import at_risk
 from fivefold.thread.harmbench import cases_of as harmbench_cases
 from fivefold.thread.injection_data import NAMES as INJECTION_DATA
 from fivefold.thread.injection_data import injection_cases
+from fivefold.thread.judge_error import known_error
+from fivefold.thread.judging import is_model, judge_named
 from fivefold.thread.outcomes import keep
 from fivefold.thread.plan import parse_minutes
 from fivefold.thread.steps import code_digest
@@ -110,7 +113,9 @@ def evaluate_model(
         }
         _record(store, model, spec, run)
         if own:
-            results = [evaluate(model, own, scorer=scorer, name=Path(str(cases)).stem, stop_when=bound, **common)]
+            judge = judge_named(scorer, store) if scorer and not is_model(scorer) else scorer
+            known: dict[str, Any] = {"stop_when": bound, "error_of": partial(known_error, store)}
+            results = [evaluate(model, own, scorer=judge, name=Path(str(cases)).stem, **known, **common)]
         else:
             selection: dict[str, Any] = {"split": _split(split), "languages": languages, "limit": limit}
             selection["stop_when"] = bound
