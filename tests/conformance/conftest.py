@@ -29,6 +29,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="session")
+def scorer_options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the scorers that cannot be made without options are given."""
+    pytest.importorskip("torch")
+    from _classifiers import classifier_folder
+
+    folder = tmp_path_factory.mktemp("scorers")
+    (folder / "policy.md").write_text("1. Help nobody to break in.\n2. Insult nobody.\n")
+    return {
+        "classifier": {"model": str(classifier_folder(folder / "classifier")), "positive": "harmful"},
+        "policy": {"policy": folder / "policy.md"},
+    }
+
+
+@pytest.fixture(scope="session")
 def guards(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every guard, built on the tiny model and on what is trained here."""
     from fivefold.evaluate.suites import suite

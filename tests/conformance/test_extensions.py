@@ -102,17 +102,22 @@ def test_an_unknown_name_is_refused(kind: str) -> None:
 # Scorers
 
 
-def scorer_of(name: str) -> Any:
+def scorer_of(name: str, needed: dict[str, dict[str, Any]]) -> Any:
     factory = registry("scorer").module(name).scorer
-    return factory(model=scripted("refuse")) if "model" in inspect.signature(factory).parameters else factory()
+    options = needed.get(name, {})
+    if "model" in inspect.signature(factory).parameters:
+        options = {"model": scripted("refuse"), **options}
+    return factory(**options)
 
 
 @pytest.mark.parametrize("name", names("scorer"))
 @pytest.mark.parametrize("language", CASES)
-def test_scorers_keep_errors_errors_and_values_between_0_and_1(name: str, language: str) -> None:
-    judge = scorer_of(name)
+def test_scorers_keep_errors_errors_and_values_between_0_and_1(
+    name: str, language: str, scorer_options: dict[str, dict[str, Any]]
+) -> None:
+    judge = scorer_of(name, scorer_options)
     assert judge.name == name and re.fullmatch(r"[0-9a-f]{64}", judge.digest)
-    assert scorer_of(name).digest == judge.digest
+    assert scorer_of(name, scorer_options).digest == judge.digest
     assert registry("scorer").module(name).SAFER in ("higher", "lower", "neither")
     lost = judge(CASES[language], Completion(text="", model="m", error="lost"))
     assert isinstance(lost, Errored)
