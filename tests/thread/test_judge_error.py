@@ -27,7 +27,7 @@ from fivefold.thread.judge_error import (
     measure_judge,
     read_labels,
 )
-from fivefold.thread.judging import is_model, judge_named
+from fivefold.thread.judging import files_of, is_model, judge_named
 from fivefold.types import Errored, Scored
 
 
@@ -192,6 +192,16 @@ def test_a_judge_by_one_string(folder: Path, tmp_path: Path) -> None:
         judge_named(f"classifer(model={folder}, positive=harmful)")
     with pytest.raises(UsageError, match="not options"):
         judge_named("classifier(harmful)")
+
+
+def test_a_step_runs_again_when_a_file_of_its_judge_changes(folder: Path, tmp_path: Path) -> None:
+    spec = f"policy(policy={policy(tmp_path)}, model='scripted:refuse')"
+    before = files_of(spec)
+    (tmp_path / "policy.md").write_text("1. Another rule.")
+    assert list(files_of(spec)) == [str(tmp_path / "policy.md")] and files_of(spec) != before
+    weights = files_of(f"classifier(model={folder}, positive=harmful)")
+    assert str(folder / "model.safetensors") in weights
+    assert files_of("refusal") == files_of("scripted:refuse") == files_of(None) == {}
 
 
 def test_only_a_measurement_of_exactly_this_judge_corrects(folder: Path, tmp_path: Path) -> None:

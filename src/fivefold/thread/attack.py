@@ -25,7 +25,7 @@ from fivefold.score.protocol import Scorer
 from fivefold.stats import correct_rate, measure_rate
 from fivefold.thread.context import VERSIONS, Context
 from fivefold.thread.judge_error import known_error
-from fivefold.thread.judging import is_model, judge_named, loaded
+from fivefold.thread.judging import files_of, is_model, judge_named, loaded
 from fivefold.thread.mend import probe_penalties
 from fivefold.thread.plan import AttackRun, Plan, RedteamPlan
 from fivefold.thread.steps import Result, Step, code_digest
@@ -296,7 +296,14 @@ def _tokens(ctx: Context) -> int:
 
 def redteam_params(plan: Plan) -> Any:
     """What of the plan the red-team step reads."""
-    return plan.redteam.model_dump(mode="json") if plan.redteam else None
+    return _params(plan.redteam)
+
+
+def _params(part: RedteamPlan | None) -> Any:
+    if part is None:
+        return None
+    files = files_of(part.judge)
+    return {**part.model_dump(mode="json"), **({"judge_files": files} if files else {})}
 
 
 REDTEAM = Step(
@@ -335,7 +342,7 @@ def reattack_step(needs: tuple[str, ...]) -> Step:
         title="Attack held-out behaviours, knowing the patch",
         needs=needs,
         code=CODE,
-        params=lambda plan: plan.reattack.model_dump(mode="json") if plan.reattack else None,
+        params=lambda plan: _params(plan.reattack),
         cost=lambda plan: attack_cost(plan.reattack, versions=len(VERSIONS)),
         run=run_reattack,
         summary=lambda r: f"{r['queries']} queries",

@@ -10,9 +10,11 @@ smollm2                                              the same, for short
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from fivefold.errors import UnknownNameError
 from fivefold.registry import named, registry
+from fivefold.runtime._cache import file_digest
 from fivefold.runtime.cached import CachedModel, Memory
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
@@ -38,6 +40,14 @@ def is_model(spec: str) -> bool:
     if found is not None and found[1] and found[0] not in known:
         raise UnknownNameError("scorer", found[0], known)
     return found is None or found[0] not in known
+
+
+def files_of(spec: str | None) -> dict[str, str]:
+    """SHA-256 of every local file that a judge's options name, so that a step runs again when one changes."""
+    _, options = named(spec or "") or ("", {})
+    roots = [Path(value).expanduser() for value in options.values() if isinstance(value, str)]
+    found = [f for root in roots for f in (sorted(root.rglob("*")) if root.is_dir() else [root]) if f.is_file()]
+    return {str(f): file_digest(f) for f in found}
 
 
 @cache
