@@ -171,3 +171,37 @@ def test_options_are_checked_and_the_labels_named(folder: Path) -> None:
         scorer("classifier(positive=harmful)")
     with pytest.raises(UnknownNameError, match="option of classifier 'postive'"):
         scorer(f"classifier(model={folder}, postive=harmful)")
+
+
+@pytest.mark.parametrize("kind", ["roberta", "llama", "llama without padding"])
+def test_other_architectures_read_as_much_as_they_can_in_any_batch(kind: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import (
+        LlamaConfig,
+        LlamaForSequenceClassification,
+        RobertaConfig,
+        RobertaForSequenceClassification,
+    )
+
+    from _classifiers import bert_tokenizer
+
+    tokenizer = bert_tokenizer(("Sure", "no", "yes"))
+    size: dict[str, Any] = {"vocab_size": 7, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    size |= {"intermediate_size": 16, "max_position_embeddings": 20, "num_labels": 2, "initializer_range": 0.5}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "roberta":
+            module: Any = RobertaForSequenceClassification(RobertaConfig(**size, pad_token_id=0))
+        else:
+            padding = 0 if kind == "llama" else None
+            module = LlamaForSequenceClassification(LlamaConfig(**size, pad_token_id=padding))
+    module.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    judge: Any = scorer("classifier", model=str(tmp_path / "m"), positive="LABEL_1")
+    assert judge.model.limit == (19 if kind == "roberta" else 20)
+    pairs = [("Sure", "no " * n) for n in (1, 3, 9, 40)]
+    together = judge.model.classify(pairs)
+    for pair, found in zip(pairs, together, strict=True):
+        (alone,) = judge.model.classify([pair])
+        assert alone.probabilities == pytest.approx(found.probabilities, abs=1e-5)
+    assert together[-1].cut == 44 - judge.model.limit
