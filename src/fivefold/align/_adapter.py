@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fivefold.align._lora import fuse
+from fivefold.align._recompute import recompute
 from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime import _attention
 from fivefold.runtime._structure import decoder_layers, share
@@ -62,21 +63,25 @@ def packed_copy(module: Any) -> Any:
     return copied
 
 
-def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None) -> Any:
+def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None, *, checkpointing: bool = False) -> Any:
     """A model to train that leaves `module` alone: with a fresh adapter, one loaded from `start`, or none at all.
 
     With an adapter the copy shares the base weights, which stay frozen; without one (full fine-tune) it has weights of
-    its own. The copy attends through the runtime's packed attention.
+    its own. The copy attends through the runtime's packed attention. With `checkpointing` its decoder layers are
+    computed again in the backward pass (`_recompute`).
     """
     if any(hasattr(m, "lora_A") for m in module.modules()):
         raise TrainingError(
             "the model already carries an adapter", next_step="train the base, with the adapter's folder as `start`"
         )
     if lora is None and start is None:
-        return packed_copy(copy.deepcopy(module)).requires_grad_(True).eval()
-    with _quiet():
-        trained = _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
-    fuse(trained)
+        trained = packed_copy(copy.deepcopy(module)).requires_grad_(True).eval()
+    else:
+        with _quiet():
+            trained = _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
+        fuse(trained)
+    if checkpointing:
+        recompute(causal_lm(trained))
     return trained
 
 

@@ -26,7 +26,7 @@ class _Skip(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         for name, value in vars(layer).items():
-            if not name.startswith("_") and name != "training":
+            if not name.startswith("_") and name not in ("training", "forward"):
                 setattr(self, name, value)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

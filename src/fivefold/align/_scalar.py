@@ -34,12 +34,14 @@ class Scalar:
     head: nn.Linear
 
     @classmethod
-    def fresh(cls, module: Any, lora: Lora, outputs: int, start: Path | None = None) -> Scalar:
+    def fresh(
+        cls, module: Any, lora: Lora, outputs: int, start: Path | None = None, *, checkpointing: bool = False
+    ) -> Scalar:
         """On `module`'s weights with a new adapter, or the one in `start` (with its head where it has one).
 
         A new head is drawn with variance 1 / (D + 1)^2 (Stiennon et al. 2020), so that outputs start near 0.
         """
-        trained = trainable_copy(module, lora if start is None else None, start)
+        trained = trainable_copy(module, lora if start is None else None, start, checkpointing=checkpointing)
         weight = module.get_input_embeddings().weight
         head = nn.Linear(width(module), outputs, device=weight.device)
         nn.init.normal_(head.weight, std=1 / (width(module) + 1))

@@ -62,7 +62,7 @@ def distil(
         return done
     began, batches = time.monotonic(), batches_of(items, config)
     with seeded(config.seed):
-        trained = trainable_copy(student.module, config.adapter)
+        trained = trainable_copy(student.module, config.adapter, checkpointing=config.gradient_checkpointing)
         fixed = packed_copy(teacher.module)
         check_packing(fixed, items[:2], teacher.module)
         trained.train()

@@ -121,7 +121,8 @@ class _Trainer:
         batches = batches_of([a.item for a in self.answers], settings)
         with seeded(settings.seed):
             assert settings.adapter is not None
-            scalar = Scalar.fresh(self.model.module, settings.adapter, 1, self.start)
+            again = settings.gradient_checkpointing
+            scalar = Scalar.fresh(self.model.module, settings.adapter, 1, self.start, checkpointing=again)
             scalar.trained.train()
 
             def backward(step: int) -> tuple[float, dict[str, float], int]:

@@ -138,7 +138,8 @@ def _train(
     batches = batches_of(items, settings)
     with seeded(settings.seed):
         assert settings.adapter is not None
-        scalar = Scalar.fresh(model.module, settings.adapter, getattr(module, "HEADS", config.heads), start)
+        heads, again = getattr(module, "HEADS", config.heads), settings.gradient_checkpointing
+        scalar = Scalar.fresh(model.module, settings.adapter, heads, start, checkpointing=again)
         scalar.trained.train()
 
         def backward(step: int) -> tuple[float, dict[str, float], int]:

@@ -162,7 +162,7 @@ def reinforce(
     settings, objective = config.train, load(config.train.loss)
     check_run(model, cases, config, objective, cost)
     options = config_of(objective, settings.loss_options)
-    identity = plain(replace(config, train=replace(settings, log_to=())))
+    identity = plain(replace(config, train=replace(settings, log_to=(), gradient_checkpointing=False)))
     key = digest([run_key(model, digest(list(cases)), settings, start), identity, reward_name, str(critic_start)])
     if (done := finished(out, key)) is not None:
         return done
@@ -228,13 +228,14 @@ class _Learner:
     ) -> None:
         self.config, self.objective, self.options = config, objective, options
         settings = config.train
-        self.trained = trainable_copy(model.module, None if start else settings.adapter, start)
+        again, adapter = settings.gradient_checkpointing, None if start else settings.adapter
+        self.trained = trainable_copy(model.module, adapter, start, checkpointing=again)
         self.module, self.policy = causal_lm(self.trained), trainable(self.trained)
         before = packed_copy(model.module) if start is None else causal_lm(trainable_copy(model.module, None, start))
         self.reference = before.requires_grad_(False) if start is not None else before
         self.critic = None
         if getattr(objective, "CRITIC", False):
-            self.critic = Scalar.fresh(model.module, config.critic, 1, critic_start)
+            self.critic = Scalar.fresh(model.module, config.critic, 1, critic_start, checkpointing=again)
         self.sampler = self._sampler(model, out)
         probe = [Item(prompt=tuple(model.encode("a b c d")), answers=((1, 2), (1, 3)))]
         check_packing(packed_copy(model.module), probe, model.module)

@@ -70,6 +70,8 @@ __all__ = [
 ]
 
 RECORD = "training.json"
+WITHOUT_EFFECT = frozenset({"checkpoint_seconds", "checkpoint_steps", "gradient_checkpointing", "log_to"})
+"""Settings that change neither losses nor weights."""
 LOG = logging.getLogger("fivefold.align")
 
 
@@ -157,7 +159,7 @@ def train(
     batches = batches_of(items, config)
     began = time.monotonic()
     with seeded(config.seed):
-        trained = trainable_copy(model.module, config.adapter, start)
+        trained = trainable_copy(model.module, config.adapter, start, checkpointing=config.gradient_checkpointing)
         module, params = causal_lm(trained), trainable(trained)
         lower = lower_of(module, config)
         with adapter_off(trained):
@@ -408,7 +410,8 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimat
     State: four numbers a trained parameter (value, gradient, two moments), one more for an average, one for the best
     weights so far. Activations of one row: what the backward
     pass keeps of an adapted layer, about 14 vectors of the model's width and 4 of its MLP's a token, and the kept
-    output of frozen layers.
+    output of frozen layers. With gradient checkpointing that is kept of one layer at a time, and of the others their
+    input.
     """
     text = module.config.get_text_config()
     width, inner = text.hidden_size, getattr(text, "intermediate_size", 4 * text.hidden_size)
@@ -419,18 +422,21 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimat
     one_pass = sum(item.n_tokens for item in items)
     row = max(config.row_tokens, max(item.n_tokens for item in items))
     kept = one_pass * width * size if config.adapter and config.adapter.from_layer and config.reuse_frozen else 0
+    inside = 14 * width + 4 * inner
+    held = layers * width + inside if config.gradient_checkpointing else layers * inside
     return Estimate(
         steps=math.ceil(len(items) / config.batch_items) * config.epochs,
         tokens=one_pass * config.epochs,
         weights=weights * size * (1 if config.adapter else 2),
         state=trained * 4 * (4 + (config.ema is not None) + (config.check_steps is not None)),
-        activations=row * layers * (14 * width + 4 * inner) * size + kept,
+        activations=row * held * size + kept,
     )
 
 
 def run_key(model: WhiteBox, data_digest: str, config: TrainConfig, start: Path | None) -> str:
-    """Digest of everything that fixes the run: model, data, configuration, starting adapter."""
-    settings = {k: v for k, v in asdict(config).items() if not k.startswith("checkpoint_") and k != "log_to"}
+    """Digest of everything that fixes the run: model, data, configuration, starting adapter. A run may go on with other
+    settings of `WITHOUT_EFFECT`: one that ended for want of memory, with gradient checkpointing."""
+    settings = {k: v for k, v in asdict(config).items() if k not in WITHOUT_EFFECT}
     begun = None if start is None else _checkpoint.digest_folder(start)
     return digest({"model": model.fingerprint, "data": data_digest, "config": settings, "start": begun})
 
@@ -445,7 +451,7 @@ def announce(loss: str, expected: Estimate, module: Any, together: Processes) ->
     free, needed = free_bytes(next(module.parameters()).device), expected.bytes - loaded
     if free is not None and needed > free:
         LOG.warning(
-            "beside the loaded model this needs about %s, and %s are free: lower row_tokens, or the adapter's rank",
+            "beside the loaded model this needs about %s, and %s are free: set gradient_checkpointing, lower row_tokens, or the adapter's rank",
             _size(needed),
             _size(free),
         )

@@ -127,6 +127,13 @@ class Plan:
                     self._runs.append(Run(block.start, block.stop, block.prefix, block.positions))
         return self._runs
 
+    def forget(self) -> None:
+        """Drop the keys and values of the layers so far, where no later forward reads them."""
+        for block in self.blocks:
+            if block.store is not None:
+                block.store.keys.clear()
+                block.store.values.clear()
+
 
 @contextmanager
 def attending(plan: Plan) -> Iterator[None]:
@@ -138,6 +145,12 @@ def attending(plan: Plan) -> Iterator[None]:
         yield
     finally:
         _open.plan = None
+
+
+def open_plan() -> Plan | None:
+    """The plan that forwards on this thread follow now."""
+    plan: Plan | None = getattr(_open, "plan", None)
+    return plan
 
 
 class UnsupportedAttention(RuntimeError):
@@ -171,7 +184,7 @@ def packed_attention(
 
     `softcap` bounds the scores (Gemma 2), `s_aux` [H] adds a learnt sink to the softmax (gpt-oss).
     """
-    plan: Plan | None = getattr(_open, "plan", None)
+    plan = open_plan()
     if plan is None:
         more = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap, "s_aux": s_aux, **kwargs}
         out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **more)[0]
