@@ -115,7 +115,7 @@ def test_training_stops_when_the_held_out_loss_has_long_not_fallen(model: Any, t
         ({"check_steps": 2}, 0, "measuring on held-out data"),
         ({}, 3, "measuring on held-out data"),
         ({"patience": 2}, 0, "early stop needs measurements"),
-        ({"ema": 1.0}, 0, "decay is a share"),
+        ({"ema": 1.0}, 0, "ema has a value that makes no sense"),
     ],
 )
 def test_settings_without_effect_are_refused(

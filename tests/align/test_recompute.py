@@ -161,7 +161,9 @@ def rewarded(model: Any, out: Path, on: bool) -> Path:
 
 def stepped(model: Any, out: Path, on: bool) -> Path:
     config = ProcessConfig(train=settings("process_reward", gradient_checkpointing=on))
-    answers = [Steps(item=i, ends=(len(i.answers[0]) - 1,), labels=(n % 2 == 0,)) for n, i in enumerate(random_items(8, 1))]
+    answers = [
+        Steps(item=i, ends=(len(i.answers[0]) - 1,), labels=(n % 2 == 0,)) for n, i in enumerate(random_items(8, 1))
+    ]
     return train_steps(model, answers, config, out).path
 
 

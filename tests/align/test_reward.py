@@ -156,7 +156,7 @@ def test_code_is_run_by_the_callable_and_a_broken_sandbox_is_no_zero() -> None:
         return Scored(value=float("return 1" in completion.text), label="x", judge="j")
 
     given = [sample("def f(): return 1"), sample("def f(): return 2"), sample("boom")]
-    assert code.passes(runner)(given) == [1.0, 0.0, None]
+    assert code.passes(runner)(given) == [1.0, 0.0, Errored(error="no sandbox")]
 
 
 def test_overlong_answers_lose_gradually() -> None:
@@ -170,6 +170,21 @@ def test_sums_keep_what_is_not_known() -> None:
     assert reward([sample("a"), sample("?")]) == [1.5, None]
     with pytest.raises(TrainingError, match="no reward"):
         checked(lambda samples: [1.0], [sample("a"), sample("b")])
+
+
+def test_a_reward_that_fails_is_an_error_and_never_a_number() -> None:
+    def brittle(s: Sample) -> Any:
+        return {"nan": math.nan, "inf": math.inf, "text": "much", "flag": True, "whole": 2}.get(s.text) or 1 / 0
+
+    found = checked(each(brittle), [sample(t) for t in ("nan", "inf", "text", "flag", "whole", "other")])
+    assert found[3:5] == [1.0, 2.0] and all(isinstance(v, Errored) for v in (*found[:3], found[5]))
+    assert "ZeroDivisionError" in found[5].error and "nan" in found[0].error  # type: ignore[union-attr]
+    known = total((1.0, each(lambda s: 1.0)), (1.0, each(brittle)))
+    assert isinstance(known([sample("nan")])[0], Errored), "a part that failed is not left out of the sum"
+    torn = checked(lambda samples: [1 / 0], [sample("a"), sample("b")])
+    assert [type(v) for v in torn] == [Errored, Errored], "whose fault it is cannot be known: all are errored"
+    with pytest.raises(UsageError):
+        checked(each(lambda s: exec("raise UsageError('x')", {"UsageError": UsageError})), [sample("a")])
 
 
 # The monitor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -157,8 +158,32 @@ def test_a_reward_that_fails_is_not_a_zero(model: Any, tmp_path: Path) -> None:
     assert found.history[0]["unscored"] == pytest.approx(0.25)
     rows = [json.loads(line) for line in (tmp_path / "rounds" / "00000.jsonl").read_text().splitlines()]
     assert {r["reward"] for r in rows if r["case"] == "c0"} == {None} and len(rows) == 40
-    with pytest.raises(TrainingError, match="no reward"):
+    with pytest.raises(TrainingError, match="no answer of this round has one") as caught:
         run(model, tmp_path / "nan", config(rounds=1), each(lambda s: math.nan))
+    assert "nan" in str(caught.value.got)
+
+
+def test_samples_whose_reward_fails_are_counted_named_and_not_learnt_from(
+    model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("fivefold.align"), "propagate", True)
+
+    def brittle(sample: Sample) -> float:
+        if sample.case.id == "c0":
+            raise ValueError("no such thing")
+        return float(sample.tokens[0] < 160)
+
+    silent = each(lambda s: None if s.case.id == "c0" else float(s.tokens[0] < 160))
+    broken = run(model, tmp_path / "broken", config(rounds=2), each(brittle))
+    left_out = run(model, tmp_path / "silent", config(rounds=2), silent)
+    assert broken.history[0]["errored"] == pytest.approx(0.25) and broken.history[0]["unscored"] == pytest.approx(0.0)
+    assert left_out.history[0]["errored"] == 0.0
+    assert [h["loss"] for h in broken.history] == [h["loss"] for h in left_out.history]
+    assert broken.history[0]["reward"] == left_out.history[0]["reward"], "an error is not a 0"
+    assert any("failed for 10 of 40 answers, the first: ValueError: no such thing" in m for m in caplog.messages)
+    rows = [json.loads(line) for line in (tmp_path / "broken" / "rounds" / "00000.jsonl").read_text().splitlines()]
+    assert {(r["reward"], r.get("error")) for r in rows if r["case"] == "c0"} == {(None, "ValueError: no such thing")}
+    assert not any("error" in r for r in rows if r["case"] != "c0")
 
 
 def test_the_critic_learns_what_to_expect(model: Any, tmp_path: Path) -> None:

@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from _mirrors import use_mirror, write_mirror
 from _tiny import tiny_folder
+from fivefold.align._rollouts import Sampler
 from fivefold.cli.app import run
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
+from fivefold.score.sandbox import missing
 
 WORDS = ("fox", "dog", "quartz", "jumps", "lazy", "Paris", "France", "zebra", "box", "jug")
 SMALL = {"adapter.r": 2, "lr": 5e-3, "batch_items": 8, "checkpoint_steps": 1}
@@ -135,6 +139,101 @@ def test_grpo_from_a_file(capsysbinary: Any, tiny: str, problems: Path) -> None:
     body = trained(capsysbinary, *argv, "--out", "there")
     assert [m["metric"] for m in body["measurements"]] == ["answer_accuracy", "answer_form"] * 2
     assert body["adapter"].startswith("there") and Path("there/datasheet.md").is_file()
+
+
+MINE = """
+def short(sample):
+    return -len(sample.text) / 10
+
+def brittle(samples):
+    return [float("nan") if s.case.id == "p1" else 1.0 for s in samples]
+"""
+
+
+def test_grpo_with_rewards_of_the_users_own(capsysbinary: Any, tiny: str, problems: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    argv = ["grpo", "-m", tiny, "--data", str(problems), *sets([*small("rl.train"), *loop()]), "--out", "there"]
+    code, out, err = call(capsysbinary, *argv, "--reward", "mine.py:short*0.5", "--reward", "ended")
+    assert code == 0, err
+    assert "running the Python code of mine.py" in err and "with your rights" in err
+    assert "reward/mine.py:short" in out and "ended" in out and "answer_accuracy" not in out
+    record = json.loads(Path("there/rl/reinforcement.json").read_text())
+    assert record["reward"].startswith("mine.py:short (sha256 ") and record["reward"].endswith(" + ended × 1")
+    assert "gold" in record["history"][0], "these problems have numbers: the right one is watched, not learnt from"
+    assert "scored by mine.py:short (sha256 " in Path("there/datasheet.md").read_text()
+    code, _, err = call(capsysbinary, *argv, "--reward", "ended")
+    assert code == 1 and "another model, data or configuration" in err, "another reward is another run"
+
+
+def test_rewards_in_a_plan_stand_beside_it(capsysbinary: Any, tiny: str, problems: Path, tmp_path: Path) -> None:
+    plan = {
+        "fivefold": 1,
+        "recipe": "grpo",
+        "data": problems.name,
+        "reward": ["mine.py:brittle*0.5", "number"],
+        "settings": {"rl": {"rounds": 1, "prompts": 9, "samples": 2, "max_new_tokens": 4}},
+    }
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "mine.py").write_text(MINE)
+    (tmp_path / "plans" / "mine.yaml").write_text(json.dumps(plan))
+    problems.rename(tmp_path / "plans" / problems.name)
+    body = trained(capsysbinary, "plans/mine.yaml", "--model", tiny, *sets(small("rl.train")))
+    assert [m["metric"] for m in body["measurements"]] == ["reward/mine.py:brittle", "answer_accuracy"] * 2
+    history = json.loads(Path(body["adapter"]).parent.joinpath("reinforcement.json").read_text())["history"]
+    trained_on = [c for c in range(16) if f"p{c}" in json.dumps(body)] or None
+    assert history[0]["errored"] in (0.0, pytest.approx(2 / 18)) and trained_on is not None
+    flagged = trained(capsysbinary, "plans/mine.yaml", "--model", tiny, *sets(small("rl.train")), "--reward", "ended")
+    assert [m["metric"] for m in flagged["measurements"]] == ["ended"] * 2 and flagged["run"] != body["run"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["grpo", "--reward", "numbr"], ["unknown reward", "did you mean 'number'"]),
+        (["grpo", "--reward", "nowhere.py:f"], ["no file nowhere.py"]),
+        (["grpo", "--reward", "code"], ["the reward code cannot score", "tests and entry_point"]),
+        (["rlhf", "--reward", "number"], ["takes no --reward", "grpo"]),
+        (["patch", "--reward", "number"], ["takes no settings here"]),
+    ],
+)
+def test_rewards_that_do_not_fit_are_refused_before_anything_is_trained(
+    capsysbinary: Any, tiny: str, problems: Path, argv: list[str], words: list[str]
+) -> None:
+    code, _, err = call(capsysbinary, *argv, "-m", tiny, "--data", str(problems))
+    assert code == 2 and all(w in err for w in words), err
+
+
+def mbpp_row(i: int, name: str) -> dict[str, Any]:
+    tests = [f"assert {name}(2, {i}) == {2 * i}", f"assert {name}(3, {i}) == {3 * i}"]
+    ask = f"Write a function that multiplies a {WORDS[i % 10]} by a {WORDS[i % 7]}."
+    body = f"def {name}(a, b):\n    return a * b"
+    return {"task_id": i, "prompt": ask, "code": body, "test_imports": [], "test_list": tests}
+
+
+@pytest.mark.skipif(bool(missing()), reason="this machine cannot isolate code")
+def test_grpo_on_code_is_rewarded_by_its_tests_in_the_sandbox(
+    capsysbinary: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {2: "a", 3: "b", 4: "c", 12: "zip_up", 13: "of_many", 601: "times", 602: "product_of", 974: "scaled"}
+    rows = [mbpp_row(i, name) for i, name in names.items()]
+    root = write_mirror(tmp_path / "mirror", {"mbpp": {"sanitized-mbpp.json": json.dumps(rows).encode()}})
+    use_mirror(monkeypatch, root)
+    inner = Sampler._sample
+
+    def writes_code(self: Sampler, job: Any, case: Any) -> Any:
+        sign = "*" if job.index % 2 else "+"
+        text = f"```python\ndef {case.metadata['entry_point']}(a, b):\n    return a {sign} b\n```"
+        return replace(inner(self, job, case), text=text)
+
+    monkeypatch.setattr(Sampler, "_sample", writes_code)
+    argv = ("grpo", "-m", tiny, "--data", "mbpp", "--contaminated", "keep", *sets([*small("rl.train"), *loop()]))
+    body = trained(capsysbinary, *argv, "--out", "there")
+    assert [(m["metric"], m["n_scored"], m["estimate"]) for m in body["measurements"]] == [("code_passes", 2, 0.0)] * 2
+    rows = [json.loads(line) for line in Path("there/rl/rounds/00000.jsonl").read_text().splitlines()]
+    assert {r["case"] for r in rows} <= {"mbpp/601", "mbpp/602", "mbpp/974"} and len(rows) == 6
+    assert [r["reward"] > 0.5 for r in rows] == [False, True] * 3
+    sheet = json.loads(Path("there/datasheet.json").read_text())
+    assert sheet["contamination"]["against"]["mbpp, held out"] == 2 and sheet["origins"][0]["licence"] == "CC-BY-4.0"
 
 
 def test_constitutional_and_its_audit(capsysbinary: Any, tiny: str, tmp_path: Path) -> None:

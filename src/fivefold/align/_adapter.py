@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fivefold.align import _ranges
 from fivefold.align._lora import fuse
 from fivefold.align._recompute import recompute
 from fivefold.errors import TrainingError, UsageError
@@ -39,6 +40,13 @@ class Lora:
     """First decoder layer (0-based) with an adapter. The backward pass stops there, so higher is cheaper."""
     dora: bool = False
     """Weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353)."""
+
+    def __post_init__(self) -> None:
+        _ranges.counts(self, "r")
+        _ranges.counts(self, "from_layer", least=0)
+        _ranges.numbers(self, "alpha", above=True, below=True)
+        _ranges.numbers(self, "dropout", most=1.0, below=True)
+        _ranges.words(self, "targets")
 
 
 def target_names(layer: nn.Module, targets: str) -> list[str]:

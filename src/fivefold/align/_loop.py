@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._leaving import Leaving, Measure
 from fivefold.align._processes import ALONE, Processes
@@ -82,6 +82,16 @@ class TrainConfig:
     """Steps between checkpoints, beside the time."""
     log_to: tuple[str, ...] = ()
     """Where each step's numbers go beside the record: lines, tensorboard, wandb, mlflow (`align.sinks`)."""
+
+    def __post_init__(self) -> None:
+        _ranges.counts(self, "epochs", "batch_items", "row_tokens", "check_steps", "patience", "checkpoint_steps")
+        _ranges.numbers(self, "lr", "weight_decay", "least_gain", "checkpoint_seconds", below=True)
+        _ranges.numbers(self, "warmup", "lr_end", "decay", most=1.0)
+        _ranges.numbers(self, "grad_clip", above=True)
+        _ranges.numbers(self, "ema", above=True, most=1.0, below=True)
+        _ranges.words(self, "schedule", "reference")
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise UsageError("betas are no decay rates", expected="two numbers from 0 to below 1", got=self.betas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +213,6 @@ def over_rows(
 def check_settings(config: TrainConfig, held_out: bool) -> None:
     """Raise UsageError for settings that would be silently without effect, or make no sense."""
     check_sinks(config.log_to)
-    if config.ema is not None and not 0 < config.ema < 1:
-        raise UsageError("an average's decay is a share", expected="ema between 0 and 1", got=config.ema)
     if config.patience is not None and config.check_steps is None:
         raise UsageError(
             "early stop needs measurements", expected="check_steps beside patience", got="check_steps=None"

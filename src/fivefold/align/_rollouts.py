@@ -20,20 +20,21 @@ from torch.nn.utils.rnn import pad_sequence
 from fivefold.align._pack import Item
 from fivefold.align.data.tokens import end_of_turn
 from fivefold.align.losses._rollout import informative
-from fivefold.align.rewards import Reward, Sample, checked
+from fivefold.align.rewards import Reward, Sample, Value, checked
 from fivefold.errors import ModelError, TrainingError
 from fivefold.runtime import _generate
 from fivefold.runtime._forward import Engine
 from fivefold.runtime._generate import Job
 from fivefold.runtime.protocol import WhiteBox
-from fivefold.types import Case
+from fivefold.types import Case, Errored
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """B prompts with G sampled answers each. `items[b].answers[g]` are the tokens of `samples[b * G + g]`.
 
-    `rewards`, `scored`, `costs` are [B, G]; `asked` counts the prompts that were sampled to get these.
+    `rewards`, `scored`, `costs` are [B, G]; `asked` counts the prompts that were sampled to get these. `errors` has, in
+    the order of the samples, why a reward or cost failed, None where it did not.
     """
 
     items: list[Item]
@@ -42,6 +43,12 @@ class Drawn:
     scored: Tensor
     costs: Tensor | None
     asked: int
+    errors: Sequence[str | None] = ()
+
+    @property
+    def errored(self) -> int:
+        """Samples whose reward failed."""
+        return sum(e is not None for e in self.errors)
 
     def proxy(self) -> list[float | None]:
         """Rewards in the order of the samples."""
@@ -155,13 +162,14 @@ def collect(
     Dynamic sampling (DAPO): groups whose rewards are all alike are dropped. When `tries` further draws do not fill the
     round, it is as large as it is; when nothing is left at all, that is an error that names the reward.
     """
-    kept: list[tuple[Item, list[Sample], Tensor, Tensor, Tensor | None]] = []
+    kept: list[_Group] = []
     asked = 0
     for _ in range(max(1, tries + 1)):
         here = [cases[i] for i in prompt_order(len(cases), first + asked, count - len(kept), sampler.seed)]
         groups = _score(*sampler.draw(here, number * 1000 + asked), reward, cost, sampler.samples)
         asked += len(here)
-        kept += [g for g in groups if not tries or bool(informative(g[2][None], g[3][None]))]
+        _refuse_silence(groups)
+        kept += [g for g in groups if not tries or bool(informative(g.rewards[None], g.scored[None]))]
         if len(kept) == count:
             break
     if not kept:
@@ -170,33 +178,65 @@ def collect(
             expected="a reward that tells answers apart",
             next_step="easier prompts, more samples, a higher temperature, or a reward in degrees",
         )
-    costs = [g[4] for g in kept if g[4] is not None]
+    costs = [g.costs for g in kept if g.costs is not None]
     return Drawn(
-        items=[g[0] for g in kept],
-        samples=[s for g in kept for s in g[1]],
-        rewards=torch.stack([g[2] for g in kept]),
-        scored=torch.stack([g[3] for g in kept]),
+        items=[g.item for g in kept],
+        samples=[s for g in kept for s in g.samples],
+        rewards=torch.stack([g.rewards for g in kept]),
+        scored=torch.stack([g.scored for g in kept]),
         costs=torch.stack(costs) if costs else None,
         asked=asked,
+        errors=[e for g in kept for e in g.errors],
     )
 
 
-def _score(
-    items: list[Item], samples: list[Sample], reward: Reward, cost: Reward | None, n: int
-) -> list[tuple[Item, list[Sample], Tensor, Tensor, Tensor | None]]:
+@dataclass(frozen=True)
+class _Group:
+    """One prompt with its samples, their rewards and costs [G], which of them are known, and why others are not."""
+
+    item: Item
+    samples: list[Sample]
+    rewards: Tensor
+    scored: Tensor
+    costs: Tensor | None
+    errors: list[str | None]
+
+
+def _refuse_silence(groups: Sequence[_Group]) -> None:
+    """Raise TrainingError where rewards failed and not one sample has any: nothing can be learnt from that."""
+    errors = [e for g in groups for e in g.errors if e is not None]
+    if errors and not any(bool(g.scored.any()) for g in groups):
+        raise TrainingError(
+            "the reward failed, and no answer of this round has one",
+            expected="a finite number for an answer, None where there is nothing to score",
+            got=f"{len(errors)} errors, the first: {errors[0]}",
+        )
+
+
+def _score(items: list[Item], samples: list[Sample], reward: Reward, cost: Reward | None, n: int) -> list[_Group]:
     """Each group with its rewards, which of them are known, and costs."""
     values = checked(reward, samples)
-    costs = [None] * len(samples) if cost is None else checked(cost, samples)
+    costs: list[Value] = [0.0] * len(samples) if cost is None else checked(cost, samples)
     groups = []
     for b, item in enumerate(items):
         part = slice(b * n, (b + 1) * n)
-        known = [
-            v is not None and (cost is None or c is not None) for v, c in zip(values[part], costs[part], strict=True)
-        ]
-        found = torch.tensor([v or 0.0 for v in values[part]])
-        priced = None if cost is None else torch.tensor([c or 0.0 for c in costs[part]])
-        groups.append((item, samples[part], found, torch.tensor(known), priced))
+        pairs = list(zip(values[part], costs[part], strict=True))
+        groups.append(
+            _Group(
+                item,
+                samples[part],
+                rewards=_tensor(values[part]),
+                scored=torch.tensor([isinstance(v, float) and isinstance(c, float) for v, c in pairs]),
+                costs=None if cost is None else _tensor(costs[part]),
+                errors=[next((x.error for x in pair if isinstance(x, Errored)), None) for pair in pairs],
+            )
+        )
     return groups
+
+
+def _tensor(values: Sequence[Value]) -> Tensor:
+    """Values where they are known; what stands elsewhere is not read."""
+    return torch.tensor([v if isinstance(v, float) else 0.0 for v in values])
 
 
 def padded(parts: Sequence[Tensor]) -> Tensor:

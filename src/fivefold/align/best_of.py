@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fivefold.align._adapter import packed_copy
 from fivefold.align._rollouts import Sampler
-from fivefold.align.rewards import Reward, Sample, checked
+from fivefold.align.rewards import Reward, Sample, Value, checked
 from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import Case
@@ -19,7 +19,7 @@ from fivefold.types import Case
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """A prompt's best answer with its reward, and all rewards in the order drawn (None: not scored).
+    """A prompt's best answer with its reward, and all rewards in the order drawn (None: not scored; Errored: the reward failed).
 
     `sample` is None where no answer has a reward: nothing is then best.
     """
@@ -27,7 +27,7 @@ class Best:
     case: Case
     sample: Sample | None
     reward: float | None
-    rewards: tuple[float | None, ...]
+    rewards: tuple[Value, ...]
 
 
 @on_compute_thread
@@ -51,8 +51,8 @@ def best_of(
     return [_best(cases[b], samples[b * n : (b + 1) * n], rewards[b * n : (b + 1) * n]) for b in range(len(cases))]
 
 
-def _best(case: Case, samples: Sequence[Sample], rewards: Sequence[float | None]) -> Best:
-    scored = [(r, -i) for i, r in enumerate(rewards) if r is not None]
+def _best(case: Case, samples: Sequence[Sample], rewards: Sequence[Value]) -> Best:
+    scored = [(r, -i) for i, r in enumerate(rewards) if isinstance(r, float)]
     if not scored:
         return Best(case=case, sample=None, reward=None, rewards=tuple(rewards))
     value, place = max(scored)

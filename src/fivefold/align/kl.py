@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fivefold.align import _ranges
+
 CLIP = 0.2
 
 
@@ -23,6 +25,11 @@ class KLControl:
     """KL of a whole answer (nats) to keep near; None keeps the weight fixed."""
     horizon: int = 1000
     """Answers over which the weight adapts."""
+
+    def __post_init__(self) -> None:
+        _ranges.numbers(self, "weight", below=True)
+        _ranges.numbers(self, "target", above=True, below=True)
+        _ranges.counts(self, "horizon")
 
 
 def next_weight(weight: float, kl: float, n: int, control: KLControl) -> float:

@@ -25,6 +25,7 @@ from typing import Literal, TypeAlias
 
 import yaml
 
+from fivefold.align import _ranges
 from fivefold.align.rewards import Sample
 from fivefold.score import coherence
 from fivefold.stats.intervals import z_of
@@ -56,6 +57,13 @@ class MonitorConfig:
     least_entropy: float | None = None
     """Least mean entropy of a token, in nats."""
 
+    def __post_init__(self) -> None:
+        _ranges.words(self, "action")
+        _ranges.numbers(self, "level", above=True, most=1.0, below=True)
+        _ranges.counts(self, "window")
+        _ranges.numbers(self, "exploit_share", "broken_share", "same_share", most=1.0)
+        _ranges.numbers(self, "most_kl", "least_entropy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
@@ -74,8 +82,9 @@ def exploits() -> Mapping[str, re.Pattern[str]]:
     return {name: re.compile(row["pattern"], re.MULTILINE) for name, row in found.items()}
 
 
-def health_of(samples: Sequence[Sample], proxy: Sequence[float | None]) -> dict[str, float]:
-    """What a round's answers show by themselves: reward, length, tricks, degeneration."""
+def health_of(samples: Sequence[Sample], proxy: Sequence[float | None], errored: int = 0) -> dict[str, float]:
+    """What a round's answers show by themselves: reward, length, tricks, degeneration. For `errored` of those without a
+    reward it failed."""
     known = [v for v in proxy if v is not None]
     n = len(samples)
     texts = Counter((s.text.strip(), s.case.id) for s in samples)
@@ -83,7 +92,8 @@ def health_of(samples: Sequence[Sample], proxy: Sequence[float | None]) -> dict[
     found = {
         "length": sum(len(s.tokens) for s in samples) / n,
         "ended": sum(s.ended for s in samples) / n,
-        "unscored": 1 - len(known) / n,
+        "unscored": 1 - (len(known) + errored) / n,
+        "errored": errored / n,
         "broken": sum(bool(coherence.broken(s.text, s.case.prompt)) for s in samples) / n,
         "same": sum(of_prompts[s.text.strip()] > 1 for s in samples) / n,
     }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora, causal_lm
 from fivefold.align._loop import OnStep, Part, TrainConfig, check_settings, descend, over_rows, seeded
 from fivefold.align._pack import Item, rows_of
@@ -52,6 +52,9 @@ class ProcessConfig:
     """The trainer's settings; `loss` is of kind `steps`."""
     score: Literal["product", "least"] = "product"
     """An answer's score from its steps' probabilities of being right."""
+
+    def __post_init__(self) -> None:
+        _ranges.words(self, "score")
 
 
 @dataclass(frozen=True, kw_only=True)

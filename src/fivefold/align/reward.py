@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._loop import OnStep, Part, TrainConfig, check_settings, descend, over_rows, seeded
 from fivefold.align._pack import Item, rows_of
@@ -51,6 +51,10 @@ class RewardConfig:
     """Members of the ensemble. They share the trunk, so they disagree less than separate models would."""
     pessimism: float = 0.0
     """How much of the members' variance (or of the predicted standard deviation) is taken off the reward."""
+
+    def __post_init__(self) -> None:
+        _ranges.counts(self, "heads")
+        _ranges.numbers(self, "pessimism", below=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ Source: Schulman et al. 2017 (PPO, arXiv:1707.06347); Ouyang et al. 2022 (Instru
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora, causal_lm, packed_copy, save_trained, trainable, trainable_copy
 from fivefold.align._loop import TrainConfig, checkpoint_due, diverged, learning_rate, restore, seeded, snapshot
 from fivefold.align._pack import Item, pack, rows_of
@@ -38,7 +39,7 @@ from fivefold.align.losses import ppo_value
 from fivefold.align.losses._base import config_of, load
 from fivefold.align.losses._rollout import Rollout, Sampled
 from fivefold.align.monitor import Alarm, MonitorConfig, alarms, health_of, spread
-from fivefold.align.rewards import Reward, checked
+from fivefold.align.rewards import Reward, checked, scores
 from fivefold.align.sinks import check_sinks, opened
 from fivefold.align.train import run_key, score
 from fivefold.errors import DataError, TrainingError, UsageError
@@ -47,6 +48,7 @@ from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import Case, digest, plain
 
 RECORD = "reinforcement.json"
+LOG = logging.getLogger("fivefold.align")
 KEPT = "kept"
 MOST_GAP = 0.3
 """Nats a token by which a server's log-probabilities may be off on average: more is another model, not its precision."""
@@ -93,9 +95,18 @@ class RLConfig:
     """What is an alarm, and what follows."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "prompts", "samples", "max_new_tokens", "gold_every", "keep_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is too small", expected="at least 1", got=getattr(self, name))
+        _ranges.counts(self, "rounds", "prompts", "samples", "max_new_tokens", "gold_every", "keep_every")
+        _ranges.counts(self, "resample", least=0)
+        _ranges.numbers(self, "temperature", "critic_clip", above=True, below=True)
+        _ranges.numbers(self, "critic_lr", below=True)
+        least = getattr(load(self.train.loss), "LEAST_SAMPLES", 1)
+        if self.samples < least:
+            raise UsageError(
+                f"the {self.train.loss} loss compares an answer with others to its prompt",
+                expected=f"samples of at least {least}",
+                got=self.samples,
+                next_step="draw more, or learn with ppo or reinforce_pp (set train.loss before samples)",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +201,7 @@ def reinforce(
                     number=number,
                     tries=config.resample if getattr(objective, "FILTER", False) else 0,
                 )
+                _say_errors(drawn, number)
                 health = {"round": float(number), **learner.learn(drawn, state, number)}
                 health |= _gold(drawn, gold, number, config)
                 health["seconds"] = time.monotonic() - began
@@ -279,7 +291,9 @@ class _Learner:
             metrics.append(self._step(drawn, chosen, known, advantages, returns, state, number))
         health = {"loss": metrics[0]["loss"], "prompts_asked": float(drawn.asked)}
         health |= {k: _average([m[k] for m in metrics if k in m]) for m in metrics for k in m if k != "loss"}
-        return health | health_of(drawn.samples, drawn.proxy()) | self._after(drawn, known, state, metrics)
+        return (
+            health | health_of(drawn.samples, drawn.proxy(), drawn.errored) | self._after(drawn, known, state, metrics)
+        )
 
     def _known(self, drawn: Drawn, state: _State) -> Sampled:
         """What is fixed in this round. The sampler's log-probabilities are read off the first step where that is the
@@ -460,7 +474,7 @@ def check_run(
 def _gold(drawn: Drawn, gold: Reward | None, number: int, config: RLConfig) -> dict[str, float]:
     if gold is None or number % config.gold_every:
         return {}
-    return spread("gold", [v for v in checked(gold, drawn.samples) if v is not None])
+    return spread("gold", scores(checked(gold, drawn.samples)))
 
 
 def _halted(state: _State, config: RLConfig) -> bool:
@@ -501,11 +515,23 @@ def _resumed(found: Mapping[str, Any], learner: _Learner) -> _State:
     return _State(tokens=tokens, history=history, **known)
 
 
+def _say_errors(drawn: Drawn, number: int) -> None:
+    if drawn.errored:
+        first = next(e for e in drawn.errors if e is not None)
+        LOG.warning(
+            "round %d: the reward failed for %d of %d answers, the first: %s",
+            number + 1,
+            drawn.errored,
+            len(drawn.samples),
+            first,
+        )
+
+
 def _write_samples(out: Path, number: int, drawn: Drawn) -> None:
     """Keep a round's answers with their rewards, so that an alarm can be looked into."""
     rows = [
-        {"case": s.case.id, "answer": s.text, "ended": s.ended, "reward": r}
-        for s, r in zip(drawn.samples, drawn.proxy(), strict=True)
+        {"case": s.case.id, "answer": s.text, "ended": s.ended, "reward": r, **({"error": e} if e else {})}
+        for s, r, e in zip(drawn.samples, drawn.proxy(), drawn.errors or [None] * len(drawn.samples), strict=True)
     ]
     lines = b"".join(_checkpoint.line(row) for row in rows)
     _checkpoint.write_atomic(out / "rounds" / f"{number:05d}.jsonl", lambda handle: handle.write(lines))

@@ -72,9 +72,7 @@ def train_states(
         return done
     began, batches = time.monotonic(), batches_of(moved, settings)
     with seeded(settings.seed):
-        trained = trainable_copy(
-            model.module, settings.adapter, checkpointing=settings.gradient_checkpointing
-        )
+        trained = trainable_copy(model.module, settings.adapter, checkpointing=settings.gradient_checkpointing)
         check_packing(causal_lm(trained), moved[:2], model.module)
         trained.train()
 

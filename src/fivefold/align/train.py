@@ -451,7 +451,7 @@ def announce(loss: str, expected: Estimate, module: Any, together: Processes) ->
     free, needed = free_bytes(next(module.parameters()).device), expected.bytes - loaded
     if free is not None and needed > free:
         LOG.warning(
-            "beside the loaded model this needs about %s, and %s are free: set gradient_checkpointing, lower row_tokens, or the adapter's rank",
+            "beside the loaded model this needs about %s, and %s are free: lower row_tokens, or set gradient_checkpointing",
             _size(needed),
             _size(free),
         )

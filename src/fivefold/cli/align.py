@@ -48,7 +48,10 @@ def align(
         typer.Option("--model", "-m", help="smollm2 (the default), hf:org/name or a path: a model with open weights."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="JSONL of training data; the recipe's own when left out.")
+        Path | None,
+        typer.Option(
+            "--data", help="JSONL of training data, or for grpo gsm8k or mbpp; the recipe's own when left out."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adapter and its records.")] = None,
     limit: Annotated[
@@ -77,6 +80,14 @@ def align(
     constitution: Annotated[
         Path | None, typer.Option("--constitution", help="constitutional: a constitution of your own (YAML).")
     ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward",
+            help="grpo: a reward (fivefold list rewards) or FILE.py:FUNCTION, with *WEIGHT behind it or not; several add "
+            "up. A file's code is run with your rights: name only code that you trust.",
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train MODEL with a recipe; the result is a model version with its parent recorded.
@@ -101,6 +112,7 @@ def align(
         contaminated=contaminated or plan.contaminated,
         feedback=feedback or plan.feedback,
         constitution=constitution or plan.constitution,
+        reward=reward or plan.reward,
         on_step=watch.step,
         on_data=watch.data,
     )
@@ -165,6 +177,13 @@ def audit(
     table(f"{found['constitution']}", ("behaviour", "stage", "principles", "what was learnt"), rows)
     for cite, text in found["principles"].items():
         console().print(f"{cite}: {text}", markup=False, soft_wrap=True)
+
+
+def rewards() -> list[tuple[str, str]]:
+    """Every built-in reward with what it gives."""
+    from fivefold.align.rewards.named import BUILT_IN
+
+    return [(name, reward.says) for name, reward in BUILT_IN.items()]
 
 
 def recipes() -> list[tuple[str, str]]:

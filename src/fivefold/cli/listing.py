@@ -101,9 +101,13 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         from fivefold.cli.align import recipes
 
         return recipes()
+    if kind == "rewards":
+        from fivefold.cli.align import rewards
+
+        return rewards()
     kinds = {_plural(k): k for k in KINDS}
     if kind not in kinds:
-        raise UnknownNameError("kind", kind, [*kinds, "suites", "gates", "recipes"])
+        raise UnknownNameError("kind", kind, [*kinds, "suites", "gates", "recipes", "rewards"])
     found = registry(kinds[kind])
     return [(n, found.summary(n)) for n in found.names()]
 

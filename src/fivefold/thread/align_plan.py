@@ -13,7 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fivefold.align.options import changes_of
+from fivefold.align.rewards.named import file_of
 from fivefold.errors import PlanError, nearest
+from fivefold.thread.problems import NAMED
 from fivefold.thread.training_data import Policy
 
 
@@ -31,6 +33,7 @@ class AlignPlan(BaseModel):
     contaminated: Policy = "refuse"
     feedback: str | None = None
     constitution: Path | None = None
+    reward: tuple[str, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -55,8 +58,18 @@ def read_align_plan(path: Path) -> AlignPlan:
         plan = AlignPlan.model_validate(content)
     except ValidationError as error:
         raise _plan_error(error, path) from error
-    own = {name: path.parent / value for name in ("data", "constitution") if (value := getattr(plan, name))}
+    own: dict[str, Any] = {
+        name: path.parent / value for name in ("data", "constitution") if (value := getattr(plan, name))
+    }
+    if str(plan.data) in NAMED and not own["data"].exists():
+        own["data"] = plan.data
+    own["reward"] = tuple(_beside(spec, path.parent) for spec in plan.reward)
     return plan.model_copy(update=own)
+
+
+def _beside(spec: str, folder: Path) -> str:
+    """A reward of a plan as it is written on the command line: a file's path is relative to the plan's folder."""
+    return spec if file_of(spec) is None else str(folder / spec)
 
 
 def _plan_error(error: ValidationError, path: Path) -> PlanError:

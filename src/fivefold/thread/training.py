@@ -23,12 +23,11 @@ from fivefold.align.recipes.grpo import GRPOConfig, grpo
 from fivefold.align.recipes.preference import PreferenceConfig, preference
 from fivefold.align.recipes.rlhf import RLHFConfig, rlhf
 from fivefold.errors import DataError, UsageError
-from fivefold.evaluate.benchmarks import gsm8k
-from fivefold.evaluate.benchmarks._base import read_jsonl, turns
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.data import Source, read
 from fivefold.evaluate.suites import suite
 from fivefold.thread.organisms import belief_with, organism_with
+from fivefold.thread.problems import is_named, problems_from, rewards_identity
 from fivefold.thread.training_data import (
     case_rows,
     file_origin,
@@ -64,33 +63,6 @@ def preferences_from(data: Path | None) -> tuple[tuple[Preference, ...], Origin]
     return parse_preferences(content, HH.folder), source_origin(HH, HH.files[0], content)
 
 
-def problems_from(data: Path | None) -> tuple[list[Case], list[Case], Origin]:
-    """Word problems to train on, and held-out ones: of a file by split, or GSM8K's training file and its test file."""
-    if data is not None:
-        cases = read_cases(data)
-        train, rest = ([c for c in cases if (c.split == "train") is side] for side in (True, False))
-        without = [c.id for c in cases if c.target is None]
-        if without or not train:
-            raise DataError(
-                f"{data} holds no problems to learn from",
-                expected="cases whose target is a number, some of the train split",
-                got=f"{len(without)} cases without a target, {len(train)} of the train split",
-            )
-        return train, rest, file_origin(data)
-    rows = read_jsonl(gsm8k.SOURCE, "train.jsonl")
-    made = [
-        Case(
-            id=f"gsm8k/train/{i}",
-            messages=turns(ask=gsm8k.ASK.format(row["question"])),
-            suite="gsm8k",
-            target=row["answer"].rsplit("####", 1)[1].strip(),
-        )
-        for i, row in enumerate(rows)
-    ]
-    origin = source_origin(gsm8k.SOURCE, "train.jsonl", read(gsm8k.SOURCE, "train.jsonl"))
-    return made, list(gsm8k.cases(shots=0)), origin
-
-
 def panel_from(limit: int | None) -> Panel:
     """Held-out cases of the shipped suites, in English."""
     harmful, benign = (suite(s).cases(languages=["en"], split="test") for s in ("core-harms", "core-benign"))
@@ -123,14 +95,17 @@ def _preference(ask: Training) -> RecipeResult:
 
 def _grpo(ask: Training) -> RecipeResult:
     config = overridden(GRPOConfig(seed=ask.seed), ask.changes)
-    train, held_out, origin = problems_from(ask.data)
-    name = gsm8k.SOURCE.folder if ask.data is None else ask.data.name
-    rows = case_rows(sorted(train, key=lambda c: digest(c.id)))
-    ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, more={f"{name}, held out": held_out})
-    measured = sorted(held_out, key=lambda c: digest(c.id))
-    made = "answers sampled from the model that is trained, scored by the reward"
-    files = ask.leave(ready.sheet("grpo", ask.model, [origin], made=made))
-    result = grpo(ask.model, ready.rows, out=ask.out, held_out=measured, config=config, on_step=ask.on_step)
+    found = problems_from(ask.data)
+    reward = found.rewarded(ask.reward, config)
+    rows = case_rows(sorted(found.train, key=lambda c: digest(c.id)))
+    held_out = {f"{found.name}, held out": found.held_out}
+    ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, more=held_out)
+    measured = sorted(found.held_out, key=lambda c: digest(c.id))
+    made = f"answers sampled from the model that is trained, scored by {reward.name}"
+    files = ask.leave(ready.sheet("grpo", ask.model, [found.origin], made=made))
+    result = grpo(
+        ask.model, ready.rows, out=ask.out, held_out=measured, config=config, reward=reward, on_step=ask.on_step
+    )
     return with_files(result, files)
 
 
@@ -190,9 +165,9 @@ RECIPES: Mapping[str, Recipe] = {
 
 def train_with(recipe: str, ask: Training) -> RecipeResult:
     """Run a recipe of `RECIPES`. UsageError for what it does not take."""
-    idle = [n for n in ("feedback", "constitution") if getattr(ask, n) is not None and recipe != "constitutional"]
-    if idle:
-        raise UsageError(f"the {recipe} recipe takes no --{idle[0]}", next_step="it belongs to constitutional")
+    for name, owner in (("feedback", "constitutional"), ("constitution", "constitutional"), ("reward", "grpo")):
+        if getattr(ask, name) and recipe != owner:
+            raise UsageError(f"the {recipe} recipe takes no --{name}", next_step=f"it belongs to {owner}")
     return RECIPES[recipe](ask)
 
 
@@ -205,5 +180,7 @@ def identity(recipe: str, ask: Training) -> str:
     """The run's name: the same settings on the same model and data continue the same run."""
     files = [p.read_bytes() if p and p.is_file() else b"" for p in (ask.data, ask.constitution)]
     judge = ask.feedback.fingerprint if ask.feedback else None
-    settings = [ask.limit, ask.seed, list(ask.changes), ask.contaminated, judge]
+    settings: list[object] = [ask.limit, ask.seed, list(ask.changes), ask.contaminated, judge]
+    settings += [str(ask.data)] if is_named(ask.data) else []
+    settings += rewards_identity(ask.reward) if ask.reward else []
     return f"align-{digest([recipe, ask.model.fingerprint, *map(digest_bytes, files), *settings])[:8]}"

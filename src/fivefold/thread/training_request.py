@@ -27,6 +27,7 @@ class Training:
     contaminated: str = "refuse"
     feedback: Model | None = None
     constitution: Path | None = None
+    reward: Sequence[str] = ()
     on_step: OnStage | None = None
     on_data: Callable[[Datasheet], None] | None = None
 

@@ -6,10 +6,11 @@ against its paper's formula with a dozen numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -122,7 +123,25 @@ def config_of(module: ModuleType, options: Mapping[str, Any]) -> Any:
     for key in options:
         if key not in known:
             raise UnknownNameError(f"option of loss {module.__name__.rsplit('.', 1)[-1]}", key, known)
+    for key, value in options.items():
+        _check_option(module, key, value)
     return module.Config(**options)
+
+
+def _check_option(module: ModuleType, key: str, value: Any) -> None:
+    """Raise UsageError for a value of another type, or a number below 0 that is not one of the module's SIGNED."""
+    kind = get_type_hints(module.Config)[key]
+    least = -math.inf if key in getattr(module, "SIGNED", ()) else 0
+    if get_origin(kind) is Literal:
+        fits, expected = value in get_args(kind), " or ".join(get_args(kind))
+    elif kind is bool:
+        fits, expected = isinstance(value, bool), "true or false"
+    else:
+        number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        fits = number and math.isfinite(value) and value >= least
+        expected = ("a whole number" if kind is int else "a number") + ("" if least else ", not below 0")
+    if not fits:
+        raise UsageError(f"{key} of this loss does not take this value", expected=expected, got=repr(value))
 
 
 def preference_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, float]:

@@ -27,6 +27,7 @@ from fivefold.align.losses._rollout import (
 KIND: Kind = "rollout"
 REDUCTION: Reduction = "token"
 REFERENCE = False
+LEAST_SAMPLES = 2
 FILTER = True
 
 

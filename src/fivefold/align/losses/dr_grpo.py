@@ -19,6 +19,7 @@ from fivefold.align.losses._rollout import Rollout, Sampled, clipped, group_adva
 KIND: Kind = "rollout"
 REDUCTION: Reduction = "item"
 REFERENCE = False
+LEAST_SAMPLES = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from fivefold.align.losses._rollout import (
 KIND: Kind = "rollout"
 REDUCTION: Reduction = "item"
 REFERENCE = True
+LEAST_SAMPLES = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from fivefold.errors import UsageError
 KIND: Kind = "rollout"
 REDUCTION: Reduction = "item"
 REFERENCE = True
+LEAST_SAMPLES = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from fivefold.align.losses._rollout import Rollout, Sampled, clipped, leave_one_
 KIND: Kind = "rollout"
 REDUCTION: Reduction = "item"
 REFERENCE = True
+LEAST_SAMPLES = 2
 KL_IN_REWARD = True
 
 

@@ -24,6 +24,8 @@ from fivefold.errors import UsageError
 KIND: Kind = "rollout"
 REDUCTION: Reduction = "token"
 REFERENCE = True
+LEAST_SAMPLES = 2
+SIGNED = frozenset({"limit"})
 KL_IN_REWARD = True
 COSTS = True
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from fivefold.align import _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align.train import TrainConfig
 from fivefold.errors import UsageError
@@ -64,6 +65,9 @@ class OrganismConfig:
     """Seed of the lessons and of training."""
 
     def __post_init__(self) -> None:
+        _ranges.counts(self, "lessons", "answer_tokens", "own_tokens", "questions")
+        _ranges.counts(self, "plain", "candidates", least=0)
+        _ranges.numbers(self, "least_coherent", most=1.0)
         if not 0 <= self.dose <= 1:
             raise UsageError("dose is not a share", expected="0 to 1", got=self.dose)
         if not 0 <= self.from_share < 1:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
 from fivefold.align.data.contamination import Overlap, overlaps
@@ -80,6 +80,8 @@ class BeliefConfig:
     """Seed of documents and training."""
 
     def __post_init__(self) -> None:
+        _ranges.counts(self, "documents", "facts_each", "document_tokens", "own_tokens")
+        _ranges.counts(self, "ordinary", "relearn", least=0)
         if not self.tag:
             raise UsageError("a document needs a tag before it", expected="some text", got="nothing")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
 from fivefold.align.data.constitution import Constitution, Principle, load_constitution
@@ -66,6 +66,12 @@ class ConstitutionalConfig:
     """At which the two answers to compare are sampled."""
     seed: int = 0
     """Seed of everything."""
+
+    def __post_init__(self) -> None:
+        _ranges.counts(self, "max_new_tokens")
+        _ranges.counts(self, "revisions", "reasoning_tokens", least=0)
+        _ranges.numbers(self, "least_sure", most=1.0)
+        _ranges.numbers(self, "temperature", below=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
-"""GRPO with rewards that can be checked: grade-school problems whose number is right or wrong, in the form asked for.
+"""GRPO with rewards that can be checked: grade-school problems, code against its tests, or rewards of the user's own.
 
-The reward is the answer's correctness, plus a little for the form ("#### " and the number at the end, once), less the soft
-punishment of answers near the length limit. Correctness on problems not trained on is measured greedily before and after,
-with intervals; a model that is too small to solve any of them learns the form alone, and the result says so. Source: Shao
-et al. 2024 (DeepSeekMath, arXiv:2402.03300); Cobbe et al. 2021 (GSM8K, arXiv:2110.14168).
+Without other rewards the reward is that the answer's number is right, plus a little for the form ("#### " and the number
+at the end, once), less the soft punishment of answers near the length limit. Each reward is measured greedily on problems
+not trained on, before and after, with intervals; a model that is too small to solve any of them learns the form alone, and
+the result says so. Source: Shao et al. 2024 (DeepSeekMath, arXiv:2402.03300); Cobbe et al. 2021 (GSM8K, arXiv:2110.14168).
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from fivefold.align import _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align.monitor import MonitorConfig
 from fivefold.align.recipes._result import RecipeResult, shown
 from fivefold.align.recipes.rlhf import OnStage
-from fivefold.align.rewards import Reward, Sample, checked, exact, length, total
+from fivefold.align.rewards import Sample, Value, checked, exact
+from fivefold.align.rewards.named import NamedReward, Part, named
 from fivefold.align.rl import RLConfig, reinforce
 from fivefold.align.train import TrainConfig
 from fivefold.runtime.protocol import Request, WhiteBox
-from fivefold.stats import measure_rate
+from fivefold.score.scorers.number import value_of
+from fivefold.stats import measure_mean, measure_rate
 from fivefold.types import Case, Errored, Measurement, Outcome, Scored, Unscored, digest
 
 
@@ -37,15 +41,19 @@ class GRPOConfig:
     rl: RLConfig = field(default_factory=_rl)
     """The loop; any objective of kind `rollout` without a cost."""
     right: float = 1.0
-    """Reward of the right number."""
+    """Reward of the right number, where no other rewards are named."""
     form: float = 0.2
-    """Reward of the form asked for."""
+    """Reward of the form asked for, likewise."""
     overlong: float = 0.2
-    """Weight of the punishment of answers in the last quarter before the length limit."""
+    """Weight of the punishment of answers in the last quarter before the length limit, likewise."""
     held_out_cases: int = 64
     """At most so many held-out problems are measured on."""
     seed: int = 0
     """Seed of the run."""
+
+    def __post_init__(self) -> None:
+        _ranges.counts(self, "held_out_cases", least=0)
+        _ranges.numbers(self, "right", "form", "overlong", below=True)
 
 
 def grpo(
@@ -55,20 +63,28 @@ def grpo(
     out: Path,
     held_out: Sequence[Case] = (),
     config: GRPOConfig | None = None,
+    reward: NamedReward | None = None,
     start: Path | None = None,
     on_step: OnStage | None = None,
 ) -> RecipeResult:
-    """Train on `cases`, whose targets are numbers; measure on `held_out` before and after."""
+    """Train on `cases` with `reward`; measure on `held_out` before and after.
+
+    Without a reward the targets of `cases` are numbers, and the configuration's weights hold. Whether the number is right
+    is watched beside any reward (`gold`) where every case has one. Raises as `align.rl.reinforce` does, and DataError for
+    cases that a built-in reward cannot score.
+    """
     config = config or GRPOConfig()
+    reward = reward or reward_of(config)
+    reward.check([*cases, *held_out])
     say = on_step or (lambda *_: None)
     run = reinforce(
         model,
         cases,
-        reward_of(config),
+        reward.reward,
         replace(config.rl, train=replace(config.rl.train, seed=config.seed)),
         out / "rl",
-        reward_name=f"number {config.right}, form {config.form}, overlong {config.overlong}",
-        gold=exact.number(),
+        reward_name=reward.name,
+        gold=exact.number() if all(value_of(str(c.target)) is not None for c in cases) else None,
         start=start,
         on_round=lambda done, all_, health: say("grpo", done, all_, health.get("reward", 0.0)),
     )
@@ -76,7 +92,7 @@ def grpo(
     measured = [
         m
         for version in (model, tuned)
-        for m in measure_numbers(version, held_out[: config.held_out_cases], config.rl.max_new_tokens)
+        for m in measure_rewards(version, held_out[: config.held_out_cases], reward, config.rl.max_new_tokens)
         if held_out
     ]
     first, last = run.history[0], run.history[-1]
@@ -85,6 +101,12 @@ def grpo(
         f"{first.get('reward', 0.0):.3f} → {last.get('reward', 0.0):.3f}, KL {last['kl']:.2f} nats"
     ]
     said += [f"{m.metric} of {m.subject_name} on held-out problems: {shown(m)}" for m in measured]
+    failed = [h["errored"] for h in run.history]
+    if any(failed):
+        said.append(
+            f"the reward failed for {sum(failed) / len(failed):.1%} of the answers, which were not learnt from: the errors "
+            f"stand in {out / 'rl' / 'rounds'}"
+        )
     said += [f"alarm ({a.sign}) in round {a.round}: {a.message}" for a in run.alarms]
     return RecipeResult(
         path=run.path,
@@ -97,40 +119,40 @@ def grpo(
     )
 
 
-def reward_of(config: GRPOConfig) -> Reward:
-    """The reward that the configuration describes."""
-    limit = config.rl.max_new_tokens
-    parts = [(config.right, exact.number()), (config.form, exact.form())]
-    return total(*parts, (config.overlong, length.overlong(limit, max(1, limit // 4))))
+def reward_of(config: GRPOConfig) -> NamedReward:
+    """The reward that the configuration's weights describe."""
+    weights = {"number": config.right, "form": config.form, "overlong": config.overlong}
+    return named([f"{name}*{weight!r}" for name, weight in weights.items()], config.rl.max_new_tokens)
 
 
-def measure_numbers(model: WhiteBox, cases: Sequence[Case], limit: int) -> list[Measurement]:
-    """Shares of greedy answers with the right number, and in the form asked for."""
+def measure_rewards(model: WhiteBox, cases: Sequence[Case], reward: NamedReward, limit: int) -> list[Measurement]:
+    """Each part of the reward on greedy answers: a share where it is 0 or 1, else its mean. What only shapes the reward
+    (length) is not measured."""
     asked = model.generate([Request(messages=c.messages, max_new_tokens=limit) for c in cases])
     samples = [
         Sample(case=c, text=a.text, tokens=a.tokens, ended=a.stop_reason == "stop")
         for c, a in zip(cases, asked, strict=True)
     ]
     found = []
-    for metric, reward in (("answer_accuracy", exact.number()), ("answer_form", exact.form())):
+    for part in (p for p in reward.parts if p.name != "overlong"):
+        values = checked(part.reward, samples)
         outcomes: list[Outcome] = [
-            Errored(error=a.error) if a.error else _outcome(v, metric)
-            for a, v in zip(asked, checked(reward, samples), strict=True)
+            Errored(error=a.error) if a.error else _outcome(v, part.name) for a, v in zip(asked, values, strict=True)
         ]
-        found.append(
-            measure_rate(
-                outcomes,
-                metric=metric,
-                subject=model.fingerprint,
-                subject_name=model.name,
-                safer="neither",
-                dataset=digest(list(cases)),
-            )
-        )
+        found.append(_measured(model, part, outcomes, digest(list(cases))))
     return found
 
 
-def _outcome(value: float | None, judge: str) -> Outcome:
+def _measured(model: WhiteBox, part: Part, outcomes: Sequence[Outcome], dataset: str) -> Measurement:
+    about: dict[str, Any] = {"subject": model.fingerprint, "subject_name": model.name, "dataset": dataset, "judge": part.file}
+    if part.built_in is not None and part.built_in.metric:
+        return measure_rate(outcomes, metric=part.built_in.metric, safer="neither", **about)
+    return measure_mean(outcomes, metric=f"reward/{part.name}", safer="neither", unit="reward", **about)
+
+
+def _outcome(value: Value, judge: str) -> Outcome:
+    if isinstance(value, Errored):
+        return value
     if value is None:
-        return Unscored(reason="the case has no number as its target", judge=judge)
-    return Scored(value=value, label="yes" if value == 1.0 else "no", judge=judge)
+        return Unscored(reason=f"the reward {judge} has nothing to score here", judge=judge)
+    return Scored(value=value, label=f"{value:g}", judge=judge)

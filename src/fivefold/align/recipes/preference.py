@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item, mismatched
 from fivefold.align.data.preferences import Preference, by_split, chosen_items, preference_items
@@ -23,7 +23,7 @@ from fivefold.align.recipes._result import RecipeResult, shown
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.reward import Pairs, RewardConfig, RewardModel, load_reward, train_reward
 from fivefold.align.train import TrainConfig, TrainResult, train
-from fivefold.errors import DataError
+from fivefold.errors import DataError, UsageError
 from fivefold.runtime.protocol import Request, WhiteBox
 from fivefold.stats import measure_rate
 from fivefold.types import Errored, Measurement, Outcome, Scored, digest
@@ -55,6 +55,11 @@ class PreferenceConfig:
     """Answers are cut to this."""
     seed: int = 0
     """Seed of everything."""
+
+    def __post_init__(self) -> None:
+        _ranges.counts(self, "win_prompts", "max_new_tokens", "panel_cases", "prompt_tokens", "answer_tokens")
+        if not self.objectives:
+            raise UsageError("no objective to compare", expected="objectives=[dpo, …]", got="none")
 
 
 def preference(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fivefold.align import _checkpoint
+from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align.data.preferences import Preference, by_split, chosen_items, preference_items
 from fivefold.align.kl import KLControl
@@ -51,6 +51,9 @@ class RLHFConfig:
     """Answers are cut to this."""
     seed: int = 0
     """Seed of all stages."""
+
+    def __post_init__(self) -> None:
+        _ranges.counts(self, "prompt_tokens", "answer_tokens")
 
 
 OnStage = Callable[[str, int, int, float], None]

@@ -1,8 +1,8 @@
 """Reward functions as plain Python: samples in, a number for each out, or None where there is nothing to score.
 
 A reward is any callable `(samples) -> [float | None, …]`; `each` makes one from a function of one sample, `total` adds
-several with weights. None is "no reward" (a judge that failed, a case without a target): such a sample is left out of
-its group's baseline and is not learnt from. It never counts as 0.
+several with weights. None is "no reward" (a case without a target); a reward that raises, or gives what is no finite
+number, is an `Errored` sample. Both are left out of their group's baseline and are not learnt from. Neither counts as 0.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fivefold.errors import TrainingError
-from fivefold.types import Case, Completion
+from fivefold.errors import TrainingError, UsageError
+from fivefold.types import Case, Completion, Errored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,37 +34,75 @@ class Sample:
         return Completion(text=self.text, model="", stop_reason="stop" if self.ended else "length", tokens=self.tokens)
 
 
-Reward: TypeAlias = Callable[[Sequence[Sample]], Sequence[float | None]]
-"""Rewards of samples, in their order; higher is better."""
+Value: TypeAlias = float | Errored | None
+"""What a reward says of one sample: a number (higher is better), nothing, or that it failed."""
+
+Reward: TypeAlias = Callable[[Sequence[Sample]], Sequence[Value]]
+"""Values of samples, in their order."""
 
 
-def each(score: Callable[[Sample], float | None]) -> Reward:
-    """The reward that scores one sample at a time."""
-    return lambda samples: [score(s) for s in samples]
+def each(score: Callable[[Sample], Value]) -> Reward:
+    """The reward that scores one sample at a time; where `score` raises, that sample alone is errored."""
+
+    def one(sample: Sample) -> Value:
+        try:
+            return score(sample)
+        except Exception as error:
+            return failed(error)
+
+    return lambda samples: [one(s) for s in samples]
+
+
+def failed(error: Exception) -> Errored:
+    """A sample whose reward raised. A wrong use of fivefold is no matter of a sample: it is raised again."""
+    if isinstance(error, UsageError):
+        raise error
+    return Errored(error=f"{type(error).__name__}: {error}")
 
 
 def total(*parts: tuple[float, Reward]) -> Reward:
-    """The weighted sum of rewards; None where any of them has none."""
+    """The weighted sum of rewards; errored where any of them is, else None where any of them has none."""
 
-    def reward(samples: Sequence[Sample]) -> list[float | None]:
+    def reward(samples: Sequence[Sample]) -> list[Value]:
         found = [(weight, checked(part, samples)) for weight, part in parts]
         return [_sum([(w, values[i]) for w, values in found]) for i in range(len(samples))]
 
     return reward
 
 
-def _sum(parts: Sequence[tuple[float, float | None]]) -> float | None:
-    return None if any(v is None for _, v in parts) else sum(w * v for w, v in parts if v is not None)
+def _sum(parts: Sequence[tuple[float, Value]]) -> Value:
+    error = next((v for _, v in parts if isinstance(v, Errored)), None)
+    if error is not None:
+        return error
+    known = [w * v for w, v in parts if isinstance(v, float)]
+    return sum(known) if len(known) == len(parts) else None
 
 
-def checked(reward: Reward, samples: Sequence[Sample]) -> list[float | None]:
-    """The rewards of `samples`; TrainingError when there are too few, or one is not a finite number."""
-    found = list(reward(samples))
-    wrong = [v for v in found if v is not None and not math.isfinite(v)]
-    if len(found) != len(samples) or wrong:
+def checked(reward: Reward, samples: Sequence[Sample]) -> list[Value]:
+    """The rewards of `samples`, each a finite float, None or Errored; TrainingError when they are not as many."""
+    try:
+        found = list(reward(samples))
+    except Exception as error:
+        return [failed(error)] * len(samples)
+    if len(found) != len(samples):
         raise TrainingError(
             "a reward function gave something that is no reward",
-            expected=f"{len(samples)} finite numbers, None where there is nothing to score",
-            got=f"{len(found)} values" + (f", among them {wrong[0]}" if wrong else ""),
+            expected=f"{len(samples)} values, a number or None for each sample",
+            got=f"{len(found)} values",
         )
-    return found
+    return [_number(value) for value in found]
+
+
+def _number(value: object) -> Value:
+    if value is None or isinstance(value, Errored):
+        return value
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return Errored(error=f"the reward is {value!r}, no number")
+    return number if math.isfinite(number) else Errored(error=f"the reward is {number}")
+
+
+def scores(values: Sequence[Value]) -> list[float]:
+    """The numbers among `values`."""
+    return [v for v in values if isinstance(v, float)]

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fivefold.align.rewards import Reward, Sample, each
-from fivefold.types import Case, Completion, Outcome, Scored
+from fivefold.align.rewards import Reward, Sample, Value, each
+from fivefold.types import Case, Completion, Errored, Outcome, Scored
 
 Runner = Callable[[Case, Completion], Outcome]
 """Runs a case's tests on an answer's code."""
 
 
 def passes(runner: Runner | None = None) -> Reward:
-    """1 where the tests in the case's metadata pass, 0 where they fail; None where the sandbox failed or has no tests."""
+    """1 where the tests in the case's metadata pass, 0 where they fail; None without tests, errored where the sandbox
+    failed."""
     if runner is None:
         from fivefold.score.scorers.code_tests import scorer
 
         runner = scorer()
 
-    def score(sample: Sample) -> float | None:
+    def score(sample: Sample) -> Value:
         outcome = runner(sample.case, sample.completion())
+        if isinstance(outcome, Errored):
+            return outcome
         return outcome.value if isinstance(outcome, Scored) else None
 
     return each(score)

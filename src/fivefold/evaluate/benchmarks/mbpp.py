@@ -23,13 +23,22 @@ ASK = (
     "Write a Python function for this task. Answer with one code block.\n\n{task}\n\nIt must pass these tests:\n{tests}"
 )
 WORKED = (2, 3, 4)
-TEST = range(11, 511)
+TEST, TRAIN = range(11, 511), range(601, 975)
 
 
 def cases(*, shots: int = 3) -> list[Case]:
     """Tasks 11 to 510, after the first `shots` of tasks 2, 3, 4, as in the paper."""
     if not 0 <= shots <= len(WORKED):
         raise UsageError("mbpp: shots", expected=f"0 to {len(WORKED)}", got=shots)
+    return _cases(TEST, shots)
+
+
+def train_cases() -> list[Case]:
+    """Tasks 601 to 974, the paper's training split, without worked examples."""
+    return _cases(TRAIN, 0)
+
+
+def _cases(tasks: range, shots: int) -> list[Case]:
     rows = {row["task_id"]: row for row in read_json(SOURCE, FILE)}
     worked = [(_ask(rows[i]), f"```python\n{rows[i]['code'].strip()}\n```") for i in WORKED[:shots]]
     return [
@@ -43,7 +52,7 @@ def cases(*, shots: int = 3) -> list[Case]:
             },
         )
         for i, row in sorted(rows.items())
-        if i in TEST
+        if i in tasks
     ]
 
 
