@@ -146,7 +146,7 @@ def short(sample):
     return -len(sample.text) / 10
 
 def brittle(samples):
-    return [float("nan") if s.case.id == "p1" else 1.0 for s in samples]
+    return [float("nan") if int(s.case.id[1:]) % 2 else 1.0 for s in samples]
 """
 
 
@@ -171,7 +171,7 @@ def test_rewards_in_a_plan_stand_beside_it(capsysbinary: Any, tiny: str, problem
         "recipe": "grpo",
         "data": problems.name,
         "reward": ["mine.py:brittle*0.5", "number"],
-        "settings": {"rl": {"rounds": 1, "prompts": 9, "samples": 2, "max_new_tokens": 4}},
+        "settings": {"rl": {"rounds": 1, "prompts": 10, "samples": 2, "max_new_tokens": 4}},
     }
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans" / "mine.py").write_text(MINE)
@@ -179,9 +179,12 @@ def test_rewards_in_a_plan_stand_beside_it(capsysbinary: Any, tiny: str, problem
     problems.rename(tmp_path / "plans" / problems.name)
     body = trained(capsysbinary, "plans/mine.yaml", "--model", tiny, *sets(small("rl.train")))
     assert [m["metric"] for m in body["measurements"]] == ["reward/mine.py:brittle", "answer_accuracy"] * 2
-    history = json.loads(Path(body["adapter"]).parent.joinpath("reinforcement.json").read_text())["history"]
-    trained_on = [c for c in range(16) if f"p{c}" in json.dumps(body)] or None
-    assert history[0]["errored"] in (0.0, pytest.approx(2 / 18)) and trained_on is not None
+    rounds = Path(body["adapter"]).parent / "rounds" / "00000.jsonl"
+    rows = [json.loads(line) for line in rounds.read_text().splitlines()]
+    odd, even = ([r for r in rows if int(r["case"][1:]) % 2 == side] for side in (1, 0))
+    assert odd and all(r["reward"] is None and "nan" in r["error"] for r in odd)
+    assert even and all(r["reward"] >= 0.5 and "error" not in r for r in even)
+    assert any("the reward failed for" in sentence for sentence in body["sentences"])
     flagged = trained(capsysbinary, "plans/mine.yaml", "--model", tiny, *sets(small("rl.train")), "--reward", "ended")
     assert [m["metric"] for m in flagged["measurements"]] == ["ended"] * 2 and flagged["run"] != body["run"]
 

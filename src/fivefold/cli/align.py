@@ -4,7 +4,6 @@ it was trained by."""
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,11 +128,20 @@ def align(
         console().print(f"{name} {path}", markup=False, soft_wrap=True)
 
 
+class _Said(logging.Handler):
+    """Prints what is logged to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One message."""
+        error_console().print(self.format(record), markup=False, soft_wrap=True)
+
+
 def _say_what_it_takes() -> None:
-    """Show what the trainer logs: steps, tokens and memory of a run before it starts, and whether they fit."""
+    """Show what the trainer logs: steps, tokens and memory of a run before it starts, whether they fit, whose code is run
+    and what fails on the way."""
     log = logging.getLogger("fivefold.align")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler(sys.stderr))
+        log.addHandler(_Said())
         log.setLevel(logging.INFO)
         log.propagate = False
 
