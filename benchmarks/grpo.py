@@ -2,7 +2,8 @@
 
 Both sides sample at temperature 1 with random numbers of their own, so the samples differ; speed is counted per generated
 token, generation and update together. For the agreement our loss is computed once more on TRL's own samples, with TRL's
-rewards and adapter: loss and gradient must be TRL's.
+rewards and adapter: loss and gradient must be TRL's. TRL multiplies its KL penalty by the ratio (`use_bias_correction_kl`,
+on by default), which changes the gradient and not the loss's value; ours does so for the comparison (`unbiased_kl`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fivefold.runtime.load import load  # noqa: E402
 from fivefold.types import user_case  # noqa: E402
 
 SAMPLES, NEW_TOKENS = 8, 48
+AS_TRL = {"unbiased_kl": True}
 
 
 def reward_of(tokens: Any) -> float:
@@ -86,9 +88,11 @@ def main() -> None:
 
 def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
     """Our learner with TRL's adapter in it."""
-    train = TrainConfig(loss="grpo", adapter=LORA, lr=1e-5, batch_items=prompts, schedule="constant", warmup=0.0)
+    train = TrainConfig(
+        loss="grpo", loss_options=AS_TRL, adapter=LORA, lr=1e-5, batch_items=prompts, schedule="constant", warmup=0.0
+    )
     config = RLConfig(train=train, rounds=2, prompts=prompts, samples=SAMPLES, max_new_tokens=NEW_TOKENS)
-    learner = _Learner(model, config, grpo, grpo.Config(), None, None, Path(tempfile.mkdtemp()))
+    learner = _Learner(model, config, grpo, grpo.Config(**AS_TRL), None, None, Path(tempfile.mkdtemp()))
     _, params = twin(model, theirs)
     with torch.no_grad():
         for name, p in learner.policy.items():
@@ -110,7 +114,7 @@ def compared(learner: _Learner, theirs: dict[str, Any], watch: Watch, loss: floa
         items=items, samples=[], rewards=values, scored=torch.ones_like(values, dtype=torch.bool), costs=None, asked=0
     )
     known = learner._known(drawn, _State())
-    advantages = grpo.advantages(known, grpo.Config())
+    advantages = grpo.advantages(known, learner.options)
     total, count = 0.0, len(items)
     for b in range(count):
         total += learner._row(drawn, [b], known, advantages, None, 1 / count, _State())["loss"] / count

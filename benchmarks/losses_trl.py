@@ -293,7 +293,9 @@ def rollout_line(loss: str, options: dict[str, Any], **given: Any) -> Line:
             _entropy_bonus_enabled=False,
             current_gradient_accumulation_steps=1,
             max_completion_length=T,
-            args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+            args=SimpleNamespace(
+                use_bias_correction_kl=options.get("unbiased_kl", False), delta=None, steps_per_generation=1
+            ),
             _get_per_token_logps_and_entropies=lambda *args, **kwargs: (a, zero, None),
             **{**clip, **given},
         )
@@ -357,6 +359,7 @@ def lines() -> list[Line]:
         reward_line(margin=False),
         reward_line(margin=True),
         rollout_line("grpo", {"clip": 0.2, "beta": 0.04}, loss_type="grpo", beta=0.04),
+        rollout_line("grpo", {"clip": 0.2, "beta": 0.04, "unbiased_kl": True}, loss_type="grpo", beta=0.04),
         rollout_line("dr_grpo", {"clip": 0.2}, loss_type="dr_grpo"),
         rollout_line("dapo", {"clip_low": 0.2, "clip_high": 0.28}, loss_type="dapo", epsilon_high=0.28),
         rollout_line(

@@ -7,6 +7,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -262,12 +263,13 @@ def tokens_of(p: Rows, n: int, a: list[float], low: float, high: float) -> list[
     return [pessimist(math.exp(p[n][t] - OLD[n][t]), a[n], low, high) for t in range(LENGTHS[n])]
 
 
-def grpo(p: Rows, beta: float = 0.04, clip: float = 0.2) -> float:
+def grpo(p: Rows, beta: float = 0.04, clip: float = 0.2, unbiased: bool = False) -> float:
     parts = []
     for n in range(4):
         x = [REFERENCE[n][t] - p[n][t] for t in range(LENGTHS[n])]
+        w = [math.exp(p[n][t] - OLD[n][t]) if unbiased else 1.0 for t in range(LENGTHS[n])]
         gains = tokens_of(p, n, per_answer(True), clip, clip)
-        parts.append(mean([g - beta * (math.exp(r) - r - 1) for g, r in zip(gains, x, strict=True)]))
+        parts.append(mean([g - beta * i * (math.exp(r) - r - 1) for g, r, i in zip(gains, x, w, strict=True)]))
     return -mean(parts)
 
 
@@ -375,6 +377,31 @@ def test_losses_over_samples(name: str, seed: int) -> None:
     advantages = module.advantages(sampled(**more), config)
     assert not advantages[~MASK].any()
     check_gradient(lambda p: module.loss(rollout(p, advantages), config).loss, formula, around(OLD, seed, by))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_grpo_with_the_unbiased_penalty(seed: int) -> None:
+    module = load("grpo")
+    config = config_of(module, {"beta": 0.5, "unbiased_kl": True})
+    advantages = module.advantages(sampled(), config)
+    formula = partial(grpo, beta=0.5, unbiased=True)
+    check_gradient(lambda p: module.loss(rollout(p, advantages), config).loss, formula, around(OLD, seed, 0.1))
+
+
+def test_the_unbiased_penalty_changes_the_gradient_and_not_the_loss_of_fresh_samples() -> None:
+    """That is how a comparison of losses alone misses which of the two another implementation has."""
+    module, fresh = load("grpo"), tensor(OLD)
+    nothing, found = torch.zeros_like(fresh), []
+    for unbiased in (False, True):
+        p = fresh.clone().requires_grad_(True)
+        output = module.loss(rollout(p, nothing), module.Config(beta=1.0, unbiased_kl=unbiased))
+        output.loss.backward()
+        assert p.grad is not None
+        found.append((output.loss.item(), p.grad))
+    kl = torch.expm1(tensor(REFERENCE) - fresh) - (tensor(REFERENCE) - fresh)
+    share = MASK / MASK.sum(1, keepdim=True) / len(fresh)
+    assert found[0][0] == pytest.approx(found[1][0])
+    torch.testing.assert_close(found[1][1] - found[0][1], kl * share)
 
 
 def test_every_loss_over_samples_is_here() -> None:

@@ -6,6 +6,11 @@
 with r_t as in `ppo` and the KL penalty in the loss, not in the reward. Sign: minimised. Reduction: mean over answers of
 the mean over each answer's tokens (TRL's `loss_type="grpo"`; its default is now `dapo`). The standard deviation divides
 by n - 1, as in TRL. Source: Shao et al. 2024 (DeepSeekMath, arXiv:2402.03300), equations 3 and 4.
+
+Where implementations differ: with `unbiased_kl` the penalty is multiplied by r_t, as TRL does by default since it has
+`use_bias_correction_kl`. On fresh samples r_t is 1, so the loss is the same number; its gradient is not, since r_t is
+differentiated: that of the plain penalty is not the gradient of a KL divergence, that of r_t times it is, in expectation.
+Source: DeepSeek-AI 2025 (DeepSeek-V3.2, arXiv:2512.02556).
 """
 
 from __future__ import annotations
@@ -39,6 +44,8 @@ class Config:
     """eps: how far the ratio may leave 1 before its gradient stops."""
     beta: float = 0.04
     """Weight of the KL divergence from the reference (0.04 in the paper)."""
+    unbiased_kl: bool = False
+    """Multiply the KL penalty by the ratio, so that its gradient is unbiased (DeepSeek-V3.2; the default of TRL)."""
 
 
 def advantages(sampled: Sampled, config: Config) -> Tensor:
@@ -49,7 +56,8 @@ def advantages(sampled: Sampled, config: Config) -> Tensor:
 def loss(rollout: Rollout, config: Config) -> LossOutput:
     """GRPO loss."""
     ratio, kl = rollout.log_ratio().exp(), rollout.kl_to_reference()
-    gain = clipped(ratio, rollout.advantages, config.clip, config.clip) - config.beta * kl
+    penalty = ratio * kl if config.unbiased_kl else kl
+    gain = clipped(ratio, rollout.advantages, config.clip, config.clip) - config.beta * penalty
     metrics = rollout_metrics(rollout, ratio, config.clip, config.clip)
     kl_mean = mean_of_tokens(kl.detach(), rollout.mask).item()
     return LossOutput(-mean_of_answers(gain, rollout.mask), {**metrics, "kl_token": kl_mean})

@@ -144,7 +144,12 @@ def measure_rewards(model: WhiteBox, cases: Sequence[Case], reward: NamedReward,
 
 
 def _measured(model: WhiteBox, part: Part, outcomes: Sequence[Outcome], dataset: str) -> Measurement:
-    about: dict[str, Any] = {"subject": model.fingerprint, "subject_name": model.name, "dataset": dataset, "judge": part.file}
+    about: dict[str, Any] = {
+        "subject": model.fingerprint,
+        "subject_name": model.name,
+        "dataset": dataset,
+        "judge": part.file,
+    }
     if part.built_in is not None and part.built_in.metric:
         return measure_rate(outcomes, metric=part.built_in.metric, safer="neither", **about)
     return measure_mean(outcomes, metric=f"reward/{part.name}", safer="neither", unit="reward", **about)
