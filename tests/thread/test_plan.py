@@ -41,6 +41,11 @@ def test_typos_and_nonsense_are_refused(change: dict[str, object], words: list[s
     assert all(word in caught.value.render() for word in words)
 
 
+def test_a_misspelt_key_is_named_before_the_key_that_is_missing_for_it() -> None:
+    with pytest.raises(PlanError, match="unknown key 'evalute'"):
+        plan_from({"fivefold": 1, "name": "p", "model": "scripted:refuse", "evalute": [{"suite": "core-harms"}]})
+
+
 def test_files_that_are_no_plans(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="no plan at"):
         read_plan(tmp_path / "missing.yaml")

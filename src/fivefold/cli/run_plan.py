@@ -10,6 +10,7 @@ import typer
 from fivefold.cli.output import (
     JsonFlag,
     console,
+    error_console,
     measurement_json,
     measurement_row,
     print_json,
@@ -60,6 +61,7 @@ def plan(
     json: JsonFlag = False,
 ) -> None:
     """Show what a run would do and cost, without running it."""
+    _check(path, quiet=json)
     from fivefold.cli.progress import LiveProgress
     from fivefold.thread import prepare
     from fivefold.types import plain
@@ -80,6 +82,7 @@ def run(
     json: JsonFlag = False,
 ) -> int:
     """Run the whole thread: evaluate, attack, look inside, mend, measure again, decide, report."""
+    _check(path, quiet=json)
     from fivefold.cli.progress import LiveProgress
     from fivefold.thread import prepare, run_thread
     from fivefold.thread.steps import Quiet
@@ -98,6 +101,15 @@ def run(
         progress.close()
     _print_decision(result, write_report(result.report_data, result.folder))
     return EXIT_CODES[result.decision["decision"]]
+
+
+def _check(path: Path, *, quiet: bool) -> None:
+    """Say at once what is wrong with a plan: the steps behind it take seconds to import."""
+    from fivefold.thread.plan import read_plan
+
+    found = read_plan(path)
+    if not quiet:
+        error_console().print(f"plan {found.name}: getting ready", markup=False)
 
 
 def _print_decision(result: Any, report: Path) -> None:

@@ -73,7 +73,7 @@ def _beside(spec: str, folder: Path) -> str:
 
 
 def _plan_error(error: ValidationError, path: Path) -> PlanError:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     name = ".".join(map(str, first["loc"])) or "plan"
     if first["type"] == "extra_forbidden":
         known = sorted(AlignPlan.model_fields)

@@ -190,7 +190,8 @@ def _check_guard(part: GuardPlan, where: str) -> None:
 
 
 def _plan_error(error: ValidationError, where: str) -> PlanError:
-    first = error.errors()[0]
+    # an unknown key first: where another is missing, it is often that one misspelt
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     loc = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
