@@ -287,3 +287,11 @@ def test_nothing_but_a_score_is_counted() -> None:
     path = labels(Path("odd.jsonl"), *MINE)
     rows, _ = errors_of(Odd(), label_sets([str(path)])[0])
     assert rows[0].errored == 11 and rows[0].counts.fn == rows[0].counts.tn == 0
+
+
+def test_a_misspelt_judge_is_looked_for_among_scorers_and_models() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        judge_named("refusall")
+    assert "unknown judge 'refusall'" in caught.value.render() and "'refusal'" in caught.value.render()
+    with pytest.raises(UnknownNameError, match="unknown model 'smollm3'"):
+        judge_named("rubric(model=smollm3)")

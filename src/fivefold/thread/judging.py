@@ -29,9 +29,19 @@ def judge_named(spec: str, memory: Memory | None = None) -> Scorer:
     """The judge that `spec` names. With a `memory`, what a judge's model said of a text is not asked again."""
     name, options = ("rubric", {"model": spec}) if is_model(spec) else named(spec) or (spec, {})
     if name in ASKING and isinstance(options.get("model"), str):
-        model = loaded(options["model"])
+        model = _judging_model(options["model"], spec)
         options = {**options, "model": model if memory is None else CachedModel(model, memory)}
     return scorer(name, **options)
+
+
+def _judging_model(name: str, spec: str) -> Model:
+    """The model of a judge; UnknownNameError that names the scorers too where a bare word is neither."""
+    try:
+        return loaded(name)
+    except UnknownNameError as error:
+        if name != spec:
+            raise
+        raise UnknownNameError("judge", spec, [*registry("scorer").names(), *error.known]) from error
 
 
 def is_model(spec: str) -> bool:
