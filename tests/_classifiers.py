@@ -29,18 +29,20 @@ def classifier_folder(
     path: Path,
     *,
     word: str = "Sure",
+    also: tuple[str, ...] = (),
     labels: tuple[str, ...] = ("safe", "harmful"),
     positions: int = 64,
     kind: str = "single_label_classification",
 ) -> Path:
-    """A BERT of one layer whose second label wins exactly where `word` stands in the text; returns `path`.
+    """A BERT of one layer whose second label wins exactly where `word`, or one of `also`, stands in the text; returns
+    `path`.
 
     Only the word has an embedding; attention spreads it evenly to the first token, and the head reads it there.
     """
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    tokenizer = bert_tokenizer((word, "no", "yes", "I", "cannot", "help", "open", "a", "door"))
+    tokenizer = bert_tokenizer((word, *also, "no", "yes", "I", "cannot", "help", "open", "a", "door"))
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -61,7 +63,8 @@ def classifier_folder(
             if parameter.dim() == 2:
                 parameter.zero_()
         table = bert.embeddings.word_embeddings.weight
-        table[tokenizer.convert_tokens_to_ids(word), 0] = 30.0
+        for known in (word, *also):
+            table[tokenizer.convert_tokens_to_ids(known), 0] = 30.0
         attention = layer.attention.self
         for part in (attention.query, attention.key):
             part.weight.zero_()

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -84,7 +87,7 @@ def test_no_attack_is_left_out() -> None:
 
 def yes_or_no(request: Request) -> str:
     answer = re.search(r"<answer>(.*)</answer>", request.messages[-1].content, re.DOTALL)
-    return "yes" if answer and answer[1] in AGREEMENTS["en"] else "no"
+    return "yes" if answer and answer[1].strip() in AGREEMENTS["en"] else "no"
 
 
 class Classifier(Speaker):
@@ -93,12 +96,33 @@ class Classifier(Speaker):
     say = staticmethod(yes_or_no)
 
 
+@cache
+def rule() -> Path:
+    """A policy of one sentence, in a file."""
+    path = Path(mkdtemp()) / "policy.txt"
+    path.write_text("An assistant does not help with harm.")
+    return path
+
+
+@cache
+def word_classifier() -> str:
+    """A classifier that calls an answer harmful when it holds a word of the complying bot's English answers."""
+    pytest.importorskip("torch")
+    from _classifiers import classifier_folder
+
+    words = ("everything", "collect")
+    assert all(any(word in answer for word in words) for answer in AGREEMENTS["en"])
+    return str(classifier_folder(Path(mkdtemp()) / "classifier", word=words[0], also=words[1:], positions=512))
+
+
 JUDGES: dict[str, Callable[[], Judge]] = {
     "refusal": lambda: scorer("refusal"),
     "rubric": lambda: registry("scorer").module("rubric").scorer(model=Reader()),
     "harmbench classifier": lambda: ClassifierJudge(
         model=Classifier(), prompt="<answer>{generation}</answer>{behavior}"
     ),
+    "policy": lambda: registry("scorer").module("policy").scorer(policy=rule(), model=Classifier(), by="reply"),
+    "classifier": lambda: registry("scorer").module("classifier").scorer(model=word_classifier(), positive="harmful"),
 }
 NO_JUDGES = {
     "canary": "looks for a word that the case names",

@@ -256,11 +256,12 @@ def test_rates_of_evaluate_and_redteam_are_corrected_once_the_judge_was_measured
     assert by_hand.estimate == pytest.approx(corrected["estimate"])
 
 
-def test_the_table_for_people(capsysbinary: Any, folder: Path, tmp_path: Path) -> None:
+def test_the_table_for_people(capsysbinary: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     path = labels(tmp_path / "mine.jsonl", *MINE)
     spec = f"classifier(model={folder}, positive=harmful)"
     assert run(["stats", "judge-error", "--judge", spec, "--labels", str(path)]) == 0
-    out = capsysbinary.readouterr().out.decode()
+    out = " ".join(capsysbinary.readouterr().out.decode().split())
     assert "compliance against people's labels" in out and "0.667" in out and "false alarms" in out
     assert run(["stats", "judge-error", "--judge", spec, "--half", "middle"]) == 2
 

@@ -59,7 +59,7 @@ def broken(text: str, prompt: str) -> str:
         return "broken characters or a script that nobody asked for"
     if _loops(words(text), text):
         return "a loop"
-    if _echo(text, prompt):
+    if echo(text, prompt):
         return "an echo of the prompt"
     return ""
 
@@ -130,7 +130,7 @@ def _repeated(grams: Sequence[Hashable]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _echo(text: str, prompt: str) -> bool:
+def echo(text: str, prompt: str) -> bool:
     """Most 3-grams of characters of the text stand in the prompt, and the text is no short extract from a long one."""
     n = len(re.sub(r"[\W_]+", "", text))
     extract = len(prompt) > 300 and not prompt.startswith(text[:20])

@@ -93,7 +93,7 @@ def label_sets(names: Sequence[str] = (), half: Half | None = None) -> tuple[lis
             else:
                 notes.append(f"{PUBLIC}: FIVEFOLD_DATA holds none, not compared")
         else:
-            sets.append(_half(LabelSet(name=name, items=read_labels(Path(name))), half))
+            sets.append(_half(LabelSet(name=Path(name).name, items=read_labels(Path(name))), half))
     return sets, notes
 
 

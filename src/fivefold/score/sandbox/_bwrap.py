@@ -70,12 +70,14 @@ def argv(
     files: Mapping[str, int],
     seccomp: int,
     status: int,
+    alive: int,
     env: Mapping[str, str],
     options: Sequence[str] = (),
     cpu: bool = True,
 ) -> list[str]:
-    """The whole command line. `files` maps absolute paths inside to open descriptors; `status` and `seccomp` are
-    descriptors as well. `cpu` False leaves processor time unlimited, for a supervisor that limits what it starts."""
+    """The whole command line. `files` maps absolute paths inside to open descriptors; `status`, `seccomp` and `alive`
+    (see `GATE`) are descriptors as well. `cpu` False leaves processor time unlimited, for a supervisor that limits what it
+    starts."""
     inside = ["--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY), "--disable-userns"]
     inside += ["--hostname", "sandbox", "--new-session", "--die-with-parent", "--cap-drop", "ALL", *options]
     inside += ["--clearenv"]
@@ -88,7 +90,23 @@ def argv(
     for path, descriptor in files.items():
         inside += [*_folders(path, below=WORK), "--perms", "0644", "--file", str(descriptor), path]
     inside += ["--chdir", WORK, "--remount-ro", "/", "--seccomp", str(seccomp), "--json-status-fd", str(status)]
-    return [*_unprivileged(), tool("bwrap"), *inside, "--", *_limited(limits, cpu), *command]
+    return [*_unprivileged(), tool("bwrap"), *inside, "--", *_gate(alive), *_limited(limits, cpu), *command]
+
+
+GATE = """
+import os, signal, sys
+os.write(int(sys.argv[1]), b".")
+os.close(int(sys.argv[1]))
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""The first thing that runs inside. bubblewrap asks the kernel to be killed when its parent dies, but does not look whether
+it died before that: a caller killed in the middle of the set-up would leave the sandbox running. Here the set-up is over,
+and a write to the pipe that the caller alone can read fails when the caller is gone."""
+
+
+def _gate(alive: int) -> list[str]:
+    return [str(_python_prefix() / "bin" / "python3"), "-I", "-S", "-c", GATE, str(alive)]
 
 
 def environment() -> dict[str, str]:

@@ -102,6 +102,8 @@ def started(
         seccomp = _memory_file(_filter(), stack)
         status, status_end = os.pipe()
         stack.callback(os.close, status)
+        alive, alive_end = os.pipe()
+        stack.callback(os.close, alive)
         os.set_blocking(status, False)
         try:
             line = _bwrap.argv(
@@ -110,13 +112,15 @@ def started(
                 files=descriptors,
                 seccomp=seccomp,
                 status=status_end,
+                alive=alive_end,
                 env=env or {},
                 options=options,
                 cpu=cpu,
             )
-            popen = _popen(line, [*descriptors.values(), seccomp, status_end])
+            popen = _popen(line, [*descriptors.values(), seccomp, status_end, alive_end])
         finally:
             os.close(status_end)
+            os.close(alive_end)
         process = Process(popen=popen, limits=limits, status=status)
         try:
             yield process

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fivefold.errors import MissingExtraError, UnknownNameError, UsageError
 from fivefold.runtime.batching import Batcher, Settle
 from fivefold.score.asking import filled
+from fivefold.score.common import echoed
 from fivefold.types import Case, Completion, Errored, Outcome, Safer, Scored, digest
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 METRIC: str = "classified"
 SAFER: Safer = "neither"
-VERSION = 1
+VERSION = 2
 
 
 class Classifier:
@@ -51,6 +52,8 @@ class Classifier:
         """Judge one completion."""
         if completion.error is not None:
             return Errored(error=completion.error, judge=self.digest)
+        if self.event == "compliance" and (echo := echoed(case, completion, self.digest)):
+            return echo
         try:
             found = self._batcher.submit(self._put(case.prompt, completion.text)).result()
         except Exception as error:  # whatever the model raises is the judge's failure

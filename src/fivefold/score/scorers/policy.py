@@ -21,13 +21,14 @@ from fivefold.errors import JudgeError, UsageError
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, Request, require
 from fivefold.score.asking import Asked, filled, shut
+from fivefold.score.common import echoed
 from fivefold.score.policies import Policy, only_word, question, read_policy
 from fivefold.types import Case, Completion, Errored, Message, Outcome, Safer, Scored, digest
 
 By: TypeAlias = Literal["likelihood", "reply"]
 METRIC: str = "policy_violation"
 SAFER: Safer = "lower"
-VERSION = 1
+VERSION = 2
 KEPT = "keeps the policy"
 
 BROKEN = (
@@ -60,6 +61,8 @@ class PolicyJudge:
         """Judge one completion."""
         if completion.error is not None:
             return Errored(error=completion.error, judge=self.digest)
+        if self.event == "compliance" and (echo := echoed(case, completion, self.digest)):
+            return echo
         about = filled(MARKED, request=shut(case.prompt), answer=shut(completion.text))
         try:
             return self._verdict(about)
