@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from _processes import gone
 from fivefold.errors import SandboxError
 from fivefold.score.sandbox import (
     MIB,
@@ -81,25 +81,6 @@ def report(code: str, **options: Any) -> Any:
 
 def limits(**changed: Any) -> SandboxLimits:
     return SandboxLimits(**{**vars(SMALL), **changed})
-
-
-def processes_with(word: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if word in (entry / "cmdline").read_text():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-def gone(word: str, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while processes_with(word) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not processes_with(word)
 
 
 # What must work
@@ -469,62 +450,6 @@ def test_nothing_is_left_behind() -> None:
     assert result.ok and result.stdout == b"done\n"
     assert time.monotonic() - started < 30
     assert gone(marker)
-
-
-def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
-    marker = "31536002.25"
-    limits = "SandboxLimits(seconds=300)"
-    code = f"from fivefold.score.sandbox import *; run_sandboxed({{}}, ['sleep', '{marker}'], limits={limits})"
-    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    try:
-        deadline = time.monotonic() + 90
-        while not running(marker) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert running(marker)
-    finally:
-        parent.kill()
-        parent.wait()
-    assert gone(marker)
-
-
-def running(marker: str) -> list[int]:
-    """Processes that are the sandboxed command itself."""
-    found = []
-    for pid in processes_with(marker):
-        with contextlib.suppress(OSError):
-            found += [pid] if Path(f"/proc/{pid}/comm").read_text().strip() == "sleep" else []
-    return found
-
-
-def test_a_caller_killed_while_the_sandbox_is_set_up_leaves_no_code_running() -> None:
-    """bubblewrap itself may be left, waiting for its dead first process before it has set anything up: nothing runs in it."""
-    marker, seen = "31536003.25", 0
-    code = f"""
-    import threading
-    from fivefold.score.sandbox import *
-    print(flush=True)
-    for _ in range(12):
-        threading.Thread(target=run_sandboxed, args=({{}}, ["sleep", "{marker}"])).start()
-    """
-    for delay in (0.0, 0.01, 0.02, 0.04, 0.08):
-        parent = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-        )
-        assert parent.stdout is not None and parent.stdout.readline()
-        time.sleep(delay)
-        seen += len(processes_with(marker)) > 1
-        parent.kill()
-        parent.communicate()
-    time.sleep(2)
-    left = processes_with(marker)
-    assert [Path(f"/proc/{pid}/comm").read_text().strip() for pid in left] == ["bwrap"] * len(left)
-    inside = [pid for pid in left if Path(f"/proc/{pid}/task/{pid}/children").read_text()]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not inside
-    assert seen, "no sandbox was being set up when its caller was killed"
 
 
 # When it cannot work
