@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +25,7 @@ from fivefold.align._leaving import Leaving, Measure
 from fivefold.align._processes import ALONE, Processes
 from fivefold.align.sinks import MetricSink, check_sinks, opened
 from fivefold.errors import TrainingError, UsageError
+from fivefold.runtime.crew import side_by_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +116,10 @@ Backward: TypeAlias = Callable[[int], tuple[float, dict[str, float], int]]
 
 @dataclass(frozen=True)
 class Part:
-    """What one row adds to a step: loss and metrics times the row's share of the batch, and the tokens computed."""
+    """What one row adds to a step: loss (with its graph) and metrics times the row's share of the batch, and the tokens
+    computed."""
 
-    loss: float
+    loss: Tensor
     metrics: Mapping[str, float]
     tokens: int
 
@@ -190,24 +193,55 @@ def descend(
 
 
 def over_rows(
-    costs: Sequence[int], one_row: Callable[[int], Part], together: Processes, seed: str
+    costs: Sequence[int], one_row: Callable[[int], Part], together: Processes, seed: str, apart: Apart | None = None
 ) -> tuple[float, dict[str, float], int]:
     """Work off a step's rows of known costs, each process its share; what they add up to, the same in all processes.
 
-    Each row has random numbers (dropout) of its own, fixed by `seed` and its place, so it matters not which process
-    computes it.
+    Adds the rows' gradients, where gradients are asked for. Each row has random numbers (dropout) of its own, fixed by
+    `seed` and its place, so it matters not which process computes it. Rows that draw none can be computed side by side
+    (`apart`).
     """
-    found: dict[int, Part] = {}
-    for i in together.mine(costs):
+
+    def computed(i: int) -> Part:
         torch.manual_seed(int(hashlib.sha256(f"{seed}/{i}".encode()).hexdigest()[:15], 16))
-        found[i] = one_row(i)
+        part = one_row(i)
+        if torch.is_grad_enabled():
+            part.loss.backward()  # type: ignore[no-untyped-call]
+        return replace(part, loss=part.loss.detach().cpu())
+
+    mine = together.mine(costs)
+    parts = [computed(i) for i in mine] if apart is None else apart.computed([partial(one_row, i) for i in mine])
     total, metrics, tokens = 0.0, dict[str, float](), 0
-    for part in together.gathered(found):
-        total += part.loss
+    for part in together.gathered(dict(zip(mine, parts, strict=True))):
+        total += part.loss.item()
         tokens += part.tokens
         for name, value in part.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + value
     return total, metrics, tokens
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Rows on threads of their own, each with its own gradient of `params`; these are added in the order of the rows, so
+    that sums are the same every time."""
+
+    workers: int
+    params: Sequence[torch.nn.Parameter]
+
+    def computed(self, rows: Sequence[Callable[[], Part]]) -> list[Part]:
+        """The rows' parts without their graphs; their gradients are added."""
+        found = side_by_side([partial(self._one, row) for row in rows], self.workers)
+        for _, gradients in found:
+            for p, gradient in zip(self.params, gradients, strict=True):
+                if gradient is not None:
+                    p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+        return [part for part, _ in found]
+
+    def _one(self, row: Callable[[], Part]) -> tuple[Part, Sequence[Tensor | None]]:
+        part = row()
+        none: Sequence[Tensor | None] = [None] * len(self.params)
+        gradients = torch.autograd.grad(part.loss, self.params, allow_unused=True) if part.loss.requires_grad else none
+        return replace(part, loss=part.loss.detach()), gradients
 
 
 def check_settings(config: TrainConfig, held_out: bool) -> None:

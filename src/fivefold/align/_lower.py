@@ -9,15 +9,18 @@ Shapes: T tokens of a row, D width of the residual stream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fivefold.align._pack import Item, Row, pack, rows_of
+from fivefold.align._pack import Item, Row, even_rows, pack, rows_of
 from fivefold.runtime._attention import attending
 from fivefold.runtime._structure import decoder_layers
+from fivefold.runtime.crew import side_by_side, workers_of
 
 
 class _Skip(nn.Module):
@@ -35,7 +38,10 @@ class _Skip(nn.Module):
 
 
 class _Reached(Exception):
-    """Ends the forward pass at the first adapted layer."""
+    """Ends the forward pass at the first adapted layer, with the stream [T, D] that enters it."""
+
+    def __init__(self, stream: Tensor) -> None:
+        self.stream = stream
 
 
 class Lower:
@@ -51,11 +57,19 @@ class Lower:
     def keep(self, items: Sequence[Item]) -> None:
         """Compute what is not known yet of `items`. Values depend on what shares a row in the last digit only."""
         missing = [item for item in dict.fromkeys(items) if item not in self._kept]
-        for indices in rows_of(missing, self.row_tokens):
+        if not missing:
+            return
+
+        def compute(indices: Sequence[int]) -> None:
             row = pack([missing[i] for i in indices])
             stream = self._compute(row)
             for i, (start, stop, _) in zip(indices, row.blocks, strict=True):
                 self._kept[missing[i]] = torch.cat([stream[: row.shared], stream[start:stop]])
+
+        workers = workers_of(self.module.get_input_embeddings().weight.device)
+        rows = list(rows_of(missing, self.row_tokens)) if workers == 1 else even_rows(missing, self.row_tokens, workers)
+        with self._whole():
+            side_by_side([partial(compute, row) for row in rows], workers)
 
     def __call__(self, items: Sequence[Item], row: Row) -> Tensor:
         """The stream [T, D] of a row of `items` as it enters the first adapted layer."""
@@ -63,27 +77,31 @@ class Lower:
         own = [self._kept[item][row.shared :] for item in items]
         return torch.cat([self._kept[items[0]][: row.shared], *own])
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """The module with its lower layers, and with a forward pass that ends above them."""
+
+        def reached(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise _Reached((args[0] if args else kwargs["hidden_states"])[0])
+
+        self._put(self._taken)
+        hook = self._layers[self.first].register_forward_pre_hook(reached, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._put([_Skip(layer) for layer in self._taken])
+
     @torch.no_grad()
     def _compute(self, row: Row) -> Tensor:
-        caught: list[Tensor] = []
-
-        def catch(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            caught.append((args[0] if args else kwargs["hidden_states"])[0])
-            raise _Reached
-
         device = self.module.get_input_embeddings().weight.device
-        self._put(self._taken)
-        hook = self._layers[self.first].register_forward_pre_hook(catch, with_kwargs=True)
         try:
             with attending(row.plan()):
                 self.module.base_model(
                     input_ids=row.tokens[None].to(device), position_ids=row.depth[None].to(device), use_cache=False
                 )
-        except _Reached:
-            return caught[0]
-        finally:
-            hook.remove()
-            self._put([_Skip(layer) for layer in self._taken])
+        except _Reached as end:
+            return end.stream
         raise AssertionError("the forward pass did not reach its layers")
 
     def _put(self, layers: Sequence[nn.Module]) -> None:

@@ -170,6 +170,20 @@ def _beside(item: Item, other: Item) -> Item:
     return replace(item, answers=(*item.answers, other.answers[0]), learnt=learnt)
 
 
+def even_rows(items: Sequence[Item], limit: int, workers: int) -> list[list[int]]:
+    """Split items into rows of about equal tokens, as many for each of `workers`, and of at most about `limit` tokens; indices
+    into `items`, the longest item first to the row that has least."""
+    total = sum(item.n_tokens for item in items)
+    n = max(1, min(len(items), workers * -(-total // (workers * limit))))
+    rows: list[list[int]] = [[] for _ in range(n)]
+    load = [0] * n
+    for i in sorted(range(len(items)), key=lambda i: -items[i].n_tokens):
+        to = load.index(min(load))
+        rows[to].append(i)
+        load[to] += items[i].n_tokens
+    return rows if items else []
+
+
 def rows_of(items: Sequence[Item], limit: int) -> Iterator[list[int]]:
     """Split items into rows of at most `limit` tokens, first fit by falling length; yields indices into `items`.
 

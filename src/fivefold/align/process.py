@@ -160,10 +160,8 @@ class _Trainer:
             right, labelled = _labels(of_row, there)
             found = self.module.loss(outputs, right, labelled, self.options)
             share = sum(_n_labels(a) for a in of_row) / n
-            if torch.is_grad_enabled():
-                (found.loss * share).backward()
             metrics = {k: v * share for k, v in found.metrics.items()}
-            return Part(found.loss.item() * share, metrics, sum(a.item.n_tokens for a in of_row))
+            return Part(found.loss * share, metrics, sum(a.item.n_tokens for a in of_row))
 
         costs = [sum(batch[i].item.n_tokens for i in row) for row in rows]
         return over_rows(costs, one_row, self.together, f"{self.config.train.seed}/{step}")

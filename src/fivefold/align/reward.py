@@ -191,8 +191,7 @@ def _backward(
         values = scalar.at_ends(row).reshape(len(indices), 2, -1)
         output = module.loss(*pairs.scores(values, indices), options)
         share = len(indices) / len(batch)
-        (output.loss * share).backward()
-        return Part(output.loss.item() * share, {k: v * share for k, v in output.metrics.items()}, len(row.tokens))
+        return Part(output.loss * share, {k: v * share for k, v in output.metrics.items()}, len(row.tokens))
 
     costs = [sum(chosen[p].n_tokens for p in row) for row in rows]
     return over_rows(costs, one_row, together, f"{settings.seed}/{step}")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,7 @@ from fivefold.align._adapter import (
     trainable_copy,
 )
 from fivefold.align._loop import (
+    Apart,
     Done,
     OnStep,
     Part,
@@ -45,7 +47,7 @@ from fivefold.align._loop import (
     seeded,
 )
 from fivefold.align._lower import Lower
-from fivefold.align._pack import Item, Row, pack, rows_of
+from fivefold.align._pack import Item, Row, even_rows, pack, rows_of
 from fivefold.align._policy import answer_logps, answer_states, check_packing, divergence, read_head
 from fivefold.align._processes import ALONE, Processes, processes
 from fivefold.align.losses._base import FIXED_DATA, Answers, LossOutput, config_of, load
@@ -54,6 +56,7 @@ from fivefold.errors import DataError, UsageError
 from fivefold.registry import registry
 from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.compute import on_compute_thread
+from fivefold.runtime.crew import side_by_side, workers_of
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import digest, plain
 
@@ -216,8 +219,9 @@ def backward(
     A row's loss counts by its share of the batch: of its answer tokens or its items, as the loss's REDUCTION says. A
     loss over the whole batch has one row, which one process computes.
     """
+    apart = None if loss_module.REDUCTION == "batch" else apart_of(trained, config, loss_module, together)
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
-    rows = list(rows_of(batch, limit))
+    rows = list(rows_of(batch, limit)) if apart is None else even_rows(batch, limit, apart.workers)
     weights = [i.n_learnt if loss_module.REDUCTION == "token" else 1 for i in batch]
 
     def one_row(r: int) -> Part:
@@ -225,12 +229,23 @@ def backward(
         known = None if reference is None else [reference[i] for i in rows[r]]
         output, tokens = row_loss(trained, of_row, known, loss_module, loss_config, lower)
         share = sum(weights[i] for i in rows[r]) / sum(weights)
-        if torch.is_grad_enabled():
-            (output.loss * share).backward()  # type: ignore[no-untyped-call]
-        return Part(output.loss.item() * share, {k: v * share for k, v in output.metrics.items()}, tokens)
+        return Part(output.loss * share, {k: v * share for k, v in output.metrics.items()}, tokens)
 
     costs = [sum(batch[i].n_tokens for i in row) for row in rows]
-    return over_rows(costs, one_row, together, f"{config.seed}/{step}")
+    return over_rows(costs, one_row, together, f"{config.seed}/{step}", apart)
+
+
+def apart_of(trained: Any, config: TrainConfig, loss_module: ModuleType, together: Processes) -> Apart | None:
+    """How rows are computed side by side on a CPU: where each row's own gradient is small (an adapter's), nothing is drawn
+    at random (dropout), and nothing switches the adapter off meanwhile."""
+    lora = config.adapter
+    workers = workers_of(next(trained.parameters()).device)
+    if workers == 1 or together.size > 1 or lora is None or config.gradient_checkpointing or needs_kl(loss_module):
+        return None
+    draws = lora.dropout or getattr(causal_lm(trained).config.get_text_config(), "attention_dropout", 0)
+    if draws or any(isinstance(m, torch.nn.Dropout) and m.p for m in trained.modules()):
+        return None
+    return Apart(workers, list(trainable(trained).values()))
 
 
 def row_loss(
@@ -310,12 +325,19 @@ def score(
 ) -> list[list[Tensor]]:
     """Log-probabilities of every item's answers: for each item, for each answer, a tensor of its tokens."""
     found: dict[int, list[Tensor]] = {}
-    for indices in rows_of(items, row_tokens):
+
+    def read(indices: Sequence[int]) -> None:
         of_row = [items[i] for i in indices]
         row = pack(of_row)
         logps = answer_logps(module, row, lower(of_row, row) if lower else None, temperature).cpu()
         for i, of_item in zip(indices, row.answers, strict=True):
             found[i] = [logps[part].clone() for part in of_item]
+
+    if lower is not None:
+        lower.keep(items)
+    workers = workers_of(next(module.parameters()).device)
+    rows = list(rows_of(items, row_tokens)) if workers == 1 else even_rows(items, row_tokens, workers)
+    side_by_side([partial(read, row) for row in rows], workers)
     return [found[i] for i in range(len(items))]
 
 
@@ -337,9 +359,9 @@ def reference_logps(
     rows = list(rows_of(items, config.row_tokens))
     found: dict[int, list[Tensor]] = {}
     with adapter_off(trained) if config.reference == "base" else nullcontext():
-        for r in together.mine([sum(items[i].n_tokens for i in row) for row in rows]):
-            scored = score(causal_lm(trained), [items[i] for i in rows[r]], 10**9, lower)
-            found |= dict(zip(rows[r], scored, strict=True))
+        mine = [i for r in together.mine([sum(items[i].n_tokens for i in row) for row in rows]) for i in rows[r]]
+        scored = score(causal_lm(trained), [items[i] for i in mine], config.row_tokens, lower)
+        found |= dict(zip(mine, scored, strict=True))
     logps = together.gathered(found)
     together.told(
         lambda: _checkpoint.write_atomic(path, lambda handle: torch.save({"key": key, "logps": logps}, handle))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fivefold.errors import UsageError
-from fivefold.runtime._forward import Engine
+from fivefold.runtime._forward import Engine, Hidden
 from fivefold.runtime._packing import Packer, Row
 from fivefold.runtime._tree import Node, build
 
@@ -24,12 +24,13 @@ def read(engine: Engine, sequences: Sequence[Sequence[int]], layers: Sequence[in
     The caller holds the engine's lock.
     """
     if not engine.packed:
-        return torch.stack([_read_plain(engine, ids, layers, position) for ids in sequences])
+        with engine.reading(layers) as hidden:
+            return torch.stack([_read_plain(hidden, ids, position) for ids in sequences])
     return _Reader(engine, sequences, layers, position).run()
 
 
-def _read_plain(engine: Engine, ids: Sequence[int], layers: Sequence[int], position: Position) -> Tensor:
-    stream = torch.stack(engine.hidden(ids, range(len(ids)), None, layers)).cpu()
+def _read_plain(hidden: Hidden, ids: Sequence[int], position: Position) -> Tensor:
+    stream = torch.stack(hidden(ids, range(len(ids)), None)).cpu()
     if position == "mean":
         return stream[:, 1:].mean(dim=1) if len(ids) > 1 else stream[:, 0]
     return stream[:, _index(position, len(ids))]
@@ -67,20 +68,22 @@ class _Reader:
         self.wanted.setdefault(node, []).append((index, at - node.start))
 
     def run(self) -> Tensor:
-        Packer(self._compute, self.engine.pack_tokens).walk(self.root)
+        with self.engine.reading(self.layers) as hidden, self.engine.crew() as crew:
+            Packer(lambda row: self._compute(hidden, row), self.engine.pack_tokens, crew=crew).walk(self.root)
         return torch.stack([self.rows[i] if i in self.rows else self._mean(i) for i in range(len(self.ends))])
 
     def _mean(self, index: int) -> Tensor:
         total = torch.stack([self.sums[node] for node in self.ends[index].path()]).sum(dim=0)
         return (total / (self.lengths[index] - 1)).float()
 
-    def _compute(self, row: Row) -> None:
-        stream = torch.stack(self.engine.hidden(row.ids, row.positions, row.plan, self.layers)).cpu()
-        for node, at in row.nodes:
-            for index, offset in self.wanted.get(node, ()):
-                self.rows[index] = stream[:, at + offset].clone()
-            if self.position == "mean":
-                self.sums[node] = self._sum(node, stream[:, at : at + len(node.tokens)])
-
-    def _sum(self, node: Node, stream: Tensor) -> Tensor:
-        return stream[:, 1 if node.start == 0 else 0 :].double().sum(dim=1)
+    def _compute(self, hidden: Hidden, row: Row) -> None:
+        streams = hidden(row.ids, row.positions, row.plan)
+        wanted = [(index, at + offset) for node, at in row.nodes for index, offset in self.wanted.get(node, ())]
+        if wanted:
+            tokens = torch.tensor([token for _, token in wanted], device=streams[0].device)
+            found = torch.stack([stream[tokens] for stream in streams], dim=1).cpu()
+            self.rows.update((index, found[i]) for i, (index, _) in enumerate(wanted))
+        if self.position == "mean":
+            for node, at in row.nodes:
+                own = [s[at + (node.start == 0) : at + len(node.tokens)] for s in streams]
+                self.sums[node] = torch.stack([s.double().sum(dim=0) for s in own]).cpu()

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from fivefold.runtime import _attention
 from fivefold.runtime._attention import Block, Plan, Prefix, attending
 from fivefold.runtime._structure import attention_configs, decoder_layers, keeps_logits
+from fivefold.runtime.crew import Crew, crew
+
+Hidden: TypeAlias = Callable[[Sequence[int], Sequence[int], Plan | None], list[Tensor]]
+"""Token ids, positions, plan (None: an ordinary forward) → residual streams."""
 
 
 class _Deep(Exception):
@@ -25,7 +29,8 @@ class Engine:
     """A module with what is needed to run it: its lock, its layers, and whether packed rows hold for it.
 
     `lock` is shared by every handle on the same weights. `pack_tokens` is how many tokens a packed row aims at, `slots`
-    how many sequences are decoded at once, `cache_bytes` the room for their keys and values.
+    how many sequences are decoded at once, `cache_bytes` the room for their keys and values, `workers` how many rows are
+    computed side by side.
     """
 
     module: nn.Module
@@ -33,6 +38,7 @@ class Engine:
     pack_tokens: int = 1024
     slots: int = 64
     cache_bytes: int = 2 << 30
+    workers: int = 1
     packed: bool = True
 
     def __post_init__(self) -> None:
@@ -69,6 +75,12 @@ class Engine:
             return self._logits(ids, positions, read)
 
     @contextmanager
+    def crew(self, workers: int | None = None) -> Iterator[Crew]:
+        """Threads on which `forward` may be called side by side; `workers` of them, None for as many as there should be."""
+        with self._packing(), crew(self.workers if workers is None else workers) as team:
+            yield team
+
+    @contextmanager
     def _packing(self) -> Iterator[None]:
         """The registered attention function for the time of a call; the module is as it was for everybody else."""
         before = [config._attn_implementation for config in self._configs]
@@ -97,12 +109,14 @@ class Engine:
         logits: Tensor = out.logits[0] if keep else out.logits[0, rows]
         return logits.float()
 
-    def hidden(
-        self, ids: Sequence[int], positions: Sequence[int], plan: Plan | None, layers: Sequence[int]
-    ) -> list[Tensor]:
-        """Residual stream [T, D] after each of `layers`; nothing is computed after the deepest of them."""
-        caught: dict[int, Tensor] = {}
-        with _catching(self.layers, layers, caught):
+    @contextmanager
+    def reading(self, layers: Sequence[int]) -> Iterator[Hidden]:
+        """A function, for any thread of a crew, that gives the residual stream [T, D] after each of `layers`; nothing is
+        computed after the deepest of them."""
+        caught = threading.local()
+
+        def hidden(ids: Sequence[int], positions: Sequence[int], plan: Plan | None) -> list[Tensor]:
+            caught.streams = {}
             try:
                 if plan is None:
                     self._logits(ids, positions, [0])
@@ -110,7 +124,11 @@ class Engine:
                     self.forward(ids, positions, plan, [0])
             except _Deep:
                 pass
-        return [caught[layer] for layer in layers]
+            streams: dict[int, Tensor] = caught.__dict__.pop("streams")
+            return [streams[layer] for layer in layers]
+
+        with _catching(self.layers, layers, caught):
+            yield hidden
 
     def check_packing(self) -> bool:
         """Whether a packed row gives what separate forwards give, on this very module.
@@ -149,13 +167,13 @@ class Engine:
 
 
 @contextmanager
-def _catching(modules: nn.ModuleList, layers: Sequence[int], caught: dict[int, Tensor]) -> Iterator[None]:
+def _catching(modules: nn.ModuleList, layers: Sequence[int], caught: threading.local) -> Iterator[None]:
     deepest = max(layers)
 
     def hook(layer: int) -> Callable[..., None]:
         def catch(module: nn.Module, args: Any, output: Any) -> None:
             stream = output[0] if isinstance(output, tuple) else output
-            caught[layer] = stream[0].detach().float()
+            caught.streams[layer] = stream[0].detach().float()
             if layer == deepest:
                 raise _Deep
 

@@ -4,6 +4,7 @@ All prompts are laid out as a prefix tree (without each prompt's last token, whi
 get its first logits). Shared nodes are computed once. In each step the row holds one new token for every slot that is
 decoding and the whole remaining prompt of those that join. Where several requests decode behind the same prefix, its
 keys and values are read once for all of them. Requests that arrive while the batch runs join it as slots come free.
+With several workers the requests are dealt to as many batches, which run side by side.
 
 Greedy decoding takes the most likely token. Sampling inverts the cumulative distribution at uniforms drawn from the
 request's own seed before the first step, so what else is in the batch cannot change them.
@@ -11,9 +12,11 @@ request's own seed before the first step, so what else is in the batch cannot ch
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -32,6 +35,9 @@ GROUP = 4
 
 CHUNK = 2048
 """Longest run of prompt tokens that is computed in one row."""
+
+APIECE = 24
+"""A batch of its own for a worker takes at least so many requests: matrix products of fewer rows are slow."""
 
 
 @dataclass(eq=False)
@@ -80,7 +86,7 @@ def run(
     The caller holds the lock.
     """
     if engine.packed:
-        _Batch(engine, eos, done, more).run(jobs)
+        _run_batches(engine, jobs, eos, done, more)
         return
     waiting = deque(jobs)
     while waiting:
@@ -88,6 +94,48 @@ def run(
         _run_plain(engine, job, eos)
         done(job)
         waiting.extend(more() if more else ())
+
+
+def _run_batches(
+    engine: Engine, jobs: Sequence[Job], eos: frozenset[int], done: Callable[[Job], None], more: More | None
+) -> None:
+    """The jobs in the order of their prefix tree, cut into one part a worker; what arrives goes to who has least."""
+    workers = max(1, min(engine.workers, len(jobs) // APIECE))
+    ordered = [jobs[i] for node in build([job.prompt[:-1] for job in jobs])[0].walk() for i in node.ends]
+    parts = [ordered[i * len(jobs) // workers : (i + 1) * len(jobs) // workers] for i in range(workers)]
+    talking = threading.Lock()
+
+    def told(job: Job) -> None:
+        with talking:
+            done(job)
+
+    arrivals = None if more is None else _Arrivals(more, workers)
+    slots, room = -(-engine.slots // workers), engine.cache_bytes // workers
+    with engine.crew(workers) as crew:
+        for i, part in enumerate(parts):
+            batch = _Batch(engine, eos, told, None if arrivals is None else partial(arrivals.take, i))
+            crew.put(partial(batch.run, part, slots if more else min(engine.slots, len(part)), room))
+
+
+class _Arrivals:
+    """Deals what arrives to the batches that still run, each request to the one that was given least."""
+
+    def __init__(self, more: More, batches: int) -> None:
+        self._more, self._lock = more, threading.Lock()
+        self._given: dict[int, int] = dict.fromkeys(range(batches), 0)
+        self._boxes: dict[int, list[Job]] = {i: [] for i in range(batches)}
+
+    def take(self, batch: int, idle: bool) -> list[Job]:
+        """What has arrived for `batch`. One that is idle and gets nothing has ended: nothing more is given to it."""
+        with self._lock:
+            for job in self._more():
+                to = min(self._given, key=self._given.__getitem__)
+                self._given[to] += 1
+                self._boxes[to].append(job)
+            mine, self._boxes[batch] = self._boxes[batch], []
+            if idle and not mine:
+                del self._given[batch]
+            return mine
 
 
 @dataclass(frozen=True)
@@ -114,7 +162,13 @@ def _run_plain(engine: Engine, job: Job, eos: frozenset[int]) -> None:
 class _Batch:
     """The running batch: who waits, who decodes in which slot, and the prefixes that are stored for them."""
 
-    def __init__(self, engine: Engine, eos: frozenset[int], done: Callable[[Job], None], more: More | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        eos: frozenset[int],
+        done: Callable[[Job], None],
+        more: Callable[[bool], Sequence[Job]] | None,
+    ) -> None:
         self.engine, self.eos, self.done, self.more = engine, eos, done, more
         self.waiting: list[Job] = []
         self.shares: dict[int, list[tuple[int, int]]] = {}
@@ -122,8 +176,9 @@ class _Batch:
         self.active: list[Job] = []
         self.behind: list[Prefix | None] = []
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        self.slots = self._make_slots(jobs)
+    def run(self, jobs: Sequence[Job], slots: int, room: int) -> None:
+        """Work off `jobs` in up to `slots` slots whose keys and values take up to `room` bytes."""
+        self.slots = self._make_slots(jobs, slots, room)
         self._wait(jobs)
         while self.waiting or self.active:
             joining: list[Job] = []
@@ -135,12 +190,11 @@ class _Batch:
                 self.active.extend(joining)
                 self._advance(logits)
             if self.more is not None and len(self.active) < len(self.slots.lengths):
-                self._wait(self.more())
+                self._wait(self.more(not (self.waiting or self.active)))
 
-    def _make_slots(self, jobs: Sequence[Job]) -> Slots:
+    def _make_slots(self, jobs: Sequence[Job], slots: int, room: int) -> Slots:
         longest = max((len(j.prompt) + j.max_new_tokens for j in jobs), default=1)
-        fit = self.engine.cache_bytes // max(1, longest * self.engine.token_bytes())
-        n = max(1, min(self.engine.slots, self.engine.slots if self.more else len(jobs), fit))
+        n = max(1, min(slots, room // max(1, longest * self.engine.token_bytes())))
         zeros = torch.zeros(n, dtype=torch.long, device=self.engine.device)
         return Slots(capacity=0, lengths=zeros, offsets=zeros.clone())
 

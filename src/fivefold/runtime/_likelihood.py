@@ -75,7 +75,7 @@ class _Scorer:
         for index, end in enumerate(ends):
             self._want(index, end)
         self.log_probs = [[0.0] * len(p.continuation) for p in pairs]
-        self.greedy = [True] * len(pairs)
+        self.missed: set[int] = set()
 
     def _want(self, index: int, end: Node) -> None:
         """Note the rows that predict the continuation tokens of pair `index`, from its last node upwards."""
@@ -87,8 +87,9 @@ class _Scorer:
             node = node.parent
 
     def run(self) -> list[Scores]:
-        Packer(self._compute, self.engine.pack_tokens).walk(self.root)
-        return [Scores(log_probs=tuple(lp), greedy=g) for lp, g in zip(self.log_probs, self.greedy, strict=True)]
+        with self.engine.crew() as crew:
+            Packer(self._compute, self.engine.pack_tokens, crew=crew).walk(self.root)
+        return [Scores(log_probs=tuple(lp), greedy=i not in self.missed) for i, lp in enumerate(self.log_probs)]
 
     def _compute(self, row: Row) -> None:
         read: list[int] = []
@@ -109,4 +110,5 @@ class _Scorer:
         hits = (best[rows] == targets).tolist()
         for (_, pair, token), value, hit in zip(asked, values, hits, strict=True):
             self.log_probs[pair][token] = value
-            self.greedy[pair] &= hit
+            if not hit:
+                self.missed.add(pair)

@@ -2,7 +2,8 @@
 
 A node with a large subtree is computed by itself and its keys and values are kept as a prefix while its subtree is
 worked on. Small subtrees become blocks: a question and its options in one block under a tree mask. Blocks, of whatever
-prefix, are gathered into rows of about `pack_tokens` tokens. Depth first, so only the prefixes of one path are alive.
+prefix, are gathered into rows of about `pack_tokens` tokens. Depth first, so only the prefixes of one path, and of the rows
+that are still being computed, are alive.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from torch import Tensor
 
 from fivefold.runtime._attention import Block, Plan, Prefix
 from fivefold.runtime._tree import Node
+from fivefold.runtime.crew import Crew
 
 BLOCK_TOKENS = 256
 """Subtrees up to this many tokens become one block; a larger block wastes attention on what its mask forbids."""
+
+
+EVEN_SLACK = 32
+"""Tokens a row by which rows of whole blocks stay below their size, about."""
 
 
 @dataclass(eq=False)
@@ -55,6 +61,14 @@ Run: TypeAlias = Callable[[Row], None]
 """Computes a row: fills the `store` of its blocks and reads what is wanted of its nodes."""
 
 
+def _even(tokens: int, pack_tokens: int, workers: int) -> int:
+    """A size of rows by which every worker gets about as many tokens; `pack_tokens` for a single one."""
+    if workers == 1:
+        return pack_tokens
+    rows = -(-tokens // (pack_tokens * workers)) * workers
+    return min(pack_tokens, -(-tokens // max(1, rows)) + EVEN_SLACK)
+
+
 def _tree_mask(nodes: list[Node]) -> Tensor:
     """Boolean [t, t] over the tokens of `nodes` in order: a token sees its ancestors and what stands before it."""
     total = sum(len(n.tokens) for n in nodes)
@@ -74,15 +88,17 @@ def _tree_mask(nodes: list[Node]) -> Tensor:
 
 @dataclass(eq=False)
 class Packer:
-    """Walks a tree and hands out rows to `run`."""
+    """Walks a tree and hands out rows to `run`, side by side where the crew has several workers."""
 
     run: Run
     pack_tokens: int
     block_tokens: int = BLOCK_TOKENS
+    crew: Crew = field(default_factory=lambda: Crew(1))
     _row: Row = field(default_factory=Row)
 
     def walk(self, root: Node) -> None:
-        """Compute everything under `root`."""
+        """Hand out everything under `root`; it is computed when the crew has finished."""
+        self.pack_tokens = _even(root.weight, self.pack_tokens, self.crew.workers)
         self._children(root, None)
         self._flush()
 
@@ -104,7 +120,7 @@ class Packer:
         stored = Prefix(node.stop)
         row = Row()
         row.add([node], prefix, store=stored)
-        self.run(row)
+        self.crew.put(lambda: self.run(row)).result()
         return stored
 
     def _place(self, forest: list[Node], prefix: Prefix | None, weight: int) -> None:
@@ -113,6 +129,7 @@ class Packer:
         self._row.add(forest, prefix)
 
     def _flush(self) -> None:
-        if self._row.ids:
-            self.run(self._row)
+        row = self._row
+        if row.ids:
+            self.crew.put(lambda: self.run(row))
         self._row = Row()

@@ -3,15 +3,17 @@
 OpenMP keeps a pool of workers for every thread that ever computed. With two such threads there are more workers than
 processors, GNU OpenMP then lets idle workers sleep instead of spin, and each small operation pays for waking them: on two
 cores, generation off the main thread took 1.4 times as long as on it. Here everything computes on one thread, whoever
-asks: event loops, attacks that meet in batches, trainers.
+asks: event loops, attacks that meet in batches, trainers. What can be split into rows of its own is handed on by that
+thread to a crew (`crew.py`), whose threads have one core each and no pool.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import wraps
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -41,6 +43,7 @@ class _Worker(threading.Thread):
 
 _worker: _Worker | None = None
 _starting = threading.Lock()
+_here = threading.local()
 
 
 def _forget() -> None:
@@ -62,13 +65,29 @@ def _running() -> _Worker:
 
 
 def compute(call: Callable[[], R]) -> R:
-    """`call()` on the compute thread; its result, or its exception. On that thread already, it runs at once."""
+    """`call()` on the compute thread; its result, or its exception. On that thread already, or on one of its crew, it
+    runs at once."""
     worker = _running()
-    if threading.current_thread() is worker:
+    if threading.current_thread() is worker or is_computing():
         return call()
     future: Future[R] = Future()
     worker.work.put((future, call))
     return future.result()
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Marks this thread as one that works for the compute thread, which waits for it."""
+    _here.computing = True
+    try:
+        yield
+    finally:
+        _here.computing = False
+
+
+def is_computing() -> bool:
+    """Whether this thread is one that works for the compute thread."""
+    return bool(getattr(_here, "computing", False))
 
 
 def on_compute_thread(function: Callable[P, R]) -> Callable[P, R]:

@@ -27,6 +27,7 @@ from fivefold.runtime._structure import decoder_layers, share, width
 from fivefold.runtime._threads import pin_threads
 from fivefold.runtime._tokens import Codec, cut_at_stop
 from fivefold.runtime.compute import on_compute_thread
+from fivefold.runtime.crew import workers_of
 from fivefold.runtime.fingerprint import Fingerprint, fingerprint_adapter, fingerprint_model
 from fivefold.runtime.protocol import Capability, Context, Intervention, OnDone, OnText, Request, WhiteBox
 from fivefold.runtime.streaming import TextStream
@@ -48,9 +49,11 @@ class Options:
     trust: bool = False
     """Load although the scan of the files was inconclusive. A blocked file is never loaded."""
     slots: int | None = None
-    """Sequences decoded at once; None is 64 on a CPU and 256 on a GPU."""
+    """Sequences decoded at once; None is 64 a worker on a CPU and 256 on a GPU."""
     pack_tokens: int | None = None
     """Tokens that a packed row aims at; None is 1024 on a CPU and 8192 on a GPU."""
+    workers: int | None = None
+    """Rows computed side by side; None is one a core, up to four, on a CPU and one on a GPU."""
 
 
 @on_compute_thread
@@ -182,6 +185,7 @@ class HFModel:
         asked: list[Request] = []
         results: dict[int, Completion] = {}
         written: dict[int, TextStream] = {}
+        on_text = None if on_text is None else _one_at_a_time(on_text)
 
         def finish(index: int, completion: Completion) -> None:
             results[index] = completion
@@ -358,14 +362,27 @@ class HFModel:
         return self._with(module, self.parts.with_adapter(digest), name=name)
 
 
+def _one_at_a_time(on_text: OnText) -> OnText:
+    """The same for callers on several threads."""
+    lock = threading.Lock()
+
+    def told(index: int, piece: str) -> None:
+        with lock:
+            on_text(index, piece)
+
+    return told
+
+
 def _engine(module: nn.Module, lock: threading.RLock, options: Options, device: torch.device) -> Engine:
     gpu = device.type != "cpu"
+    workers = options.workers or workers_of(device)
     engine = Engine(
         module=module,
         lock=lock,
         pack_tokens=options.pack_tokens or (8192 if gpu else 1024),
-        slots=options.slots or (256 if gpu else 64),
+        slots=options.slots or (256 if gpu else 64 * workers),
         cache_bytes=torch.cuda.mem_get_info(device)[0] // 2 if gpu else 2 << 30,
+        workers=workers,
     )
     with torch.no_grad():
         engine.packed = engine.check_packing()
