@@ -174,6 +174,18 @@ def test_losses_equal_whole_forwards(model: Any, n_replace: int) -> None:
         torch.testing.assert_close(point.losses.total, expected[-1:], atol=1e-4, rtol=0)
 
 
+def test_rows_side_by_side_give_the_same_losses(model: Any) -> None:
+    search = search_of(model)
+    candidates = [tuple(c) for c in search.draw(search.objective.at(search.prompt.start)).tolist()]
+    alone, together = (Objective(search.prompt, batch_tokens=40) for _ in range(2))
+    together.forward = replace(together.forward, engine=replace(together.forward.engine, workers=2))
+    assert together.forward.workers == 2 and alone.forward.workers == 1
+    near = alone.at(search.prompt.start)
+    found, expected = (o.losses(candidates, near) for o in (together, alone))
+    torch.testing.assert_close(found.total, expected.total, atol=1e-5, rtol=0)
+    assert together.tokens > 0
+
+
 def test_sharing_computes_fewer_tokens(model: Any) -> None:
     search = search_of(model)
     candidates = [tuple(c) for c in search.draw(search.objective.at(search.prompt.start)).tolist()]

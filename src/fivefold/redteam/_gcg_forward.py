@@ -14,11 +14,11 @@ Shapes: N candidates, T goal tokens, V vocabulary, G key/value heads, H head wid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from fivefold.errors import ModelError
 from fivefold.redteam._gcg_prompt import Ids
 from fivefold.runtime._attention import Block, Plan, Prefix
 from fivefold.runtime._forward import Engine
+
+T = TypeVar("T")
 
 BLOCK = 8
 """Candidates in one attention block: they see each other's keys masked, so more of them would be waste."""
@@ -79,7 +81,10 @@ class Reading:
 
 
 class Forward(Protocol):
-    """One way to compute groups."""
+    """One way to compute groups; `workers` forwards at a time."""
+
+    @property
+    def workers(self) -> int: ...
 
     def plan(self, starts: Sequence[int], length: int, limit: int) -> Iterator[list[Group]]:
         """Groups for candidates of `length` tokens with these first new positions; one list a forward, of about
@@ -87,7 +92,11 @@ class Forward(Protocol):
         ...
 
     def read(self, groups: Sequence[Group], rows: Sequence[Ids], stem: Stem) -> list[Reading]:
-        """One forward over `groups`; `rows` are all candidates' whole sequences."""
+        """One forward over `groups`, called from `all`; `rows` are all candidates' whole sequences."""
+        ...
+
+    def all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of `calls`, in their order, each of which reads groups."""
         ...
 
 
@@ -99,6 +108,7 @@ class Plain:
     layers: nn.ModuleList
     watched: tuple[int, ...]
     n_goal: int
+    workers: int = 1
 
     def plan(self, starts: Sequence[int], length: int, limit: int) -> Iterator[list[Group]]:
         """Chunks of neighbours in order of their start, each from its earliest start."""
@@ -116,6 +126,10 @@ class Plain:
         device = self.module.get_input_embeddings().weight.device
         ids = torch.tensor([rows[i][group.start :] for i in group.members], device=device)
         return [self.forward(stem.cut(group.start), input_ids=ids)[0]]
+
+    def all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """One after the other."""
+        return [call() for call in calls]
 
     def forward(self, stem: Stem, *, keep: bool = False, **tokens: Tensor) -> tuple[Reading, Any]:
         """Reading of `input_ids` [g, t] or `inputs_embeds` [g, t, W] that follow `stem`; with `keep` also the filled
@@ -182,9 +196,20 @@ class Packed:
             wanted += [at + (m + 1) * t - self.n_goal + k for m in range(size) for k in range(self.n_goal)]
             blocks.append(_block(at, size, t, group.start, stem, self.engine.device))
             at += size * t
-        with self.engine.lock, watching(self.engine.layers, self.watched) as streams:
+        with watching(self.engine.layers, self.watched) as streams:
             logits = self.engine.forward(ids, positions, Plan(blocks), wanted)
         return _split(groups, length, logits, streams, self.n_goal)
+
+    @property
+    def workers(self) -> int:
+        """How many rows are computed side by side; what is watched is watched one row at a time."""
+        return 1 if self.watched else self.engine.workers
+
+    def all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """Side by side."""
+        with self.engine.lock, self.engine.crew(self.workers) as crew:
+            found = [crew.put(call) for call in calls]
+        return [future.result() for future in found]
 
 
 def _equal_starts(starts: Sequence[int]) -> Iterator[Group]:

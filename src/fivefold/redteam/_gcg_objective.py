@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fivefold.redteam._gcg_forward import Forward, Packed, Plain, Reading, Stem
+from fivefold.redteam._gcg_forward import Forward, Group, Packed, Plain, Reading, Stem
 from fivefold.redteam._gcg_penalty import DirectionPenalty
 from fivefold.redteam._gcg_prompt import Ids, SuffixPrompt
 from fivefold.runtime._forward import Engine
 from fivefold.runtime._structure import decoder_layers
+from fivefold.runtime.crew import even
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +138,17 @@ class Objective:
         rows = [self._row(c) for c in candidates]
         starts = [self._start(c, near) for c in candidates]
         stem = self.root if near is None else near.stem
-        members: list[int] = []
-        parts: list[Losses] = []
-        for groups in self.forward.plan(starts, len(rows[0]), self.limit):
-            for group, reading in zip(groups, self.forward.read(groups, rows, stem), strict=True):
-                members += group.members
-                parts.append(self._losses(reading, group.start, stem))
-                self.tokens += len(group.members) * (len(rows[0]) - group.start)
+        limit = even(sum(len(rows[0]) - start for start in starts), self.limit, self.forward.workers)
+        chunks = list(self.forward.plan(starts, len(rows[0]), limit))
+
+        def read(groups: Sequence[Group]) -> list[Losses]:
+            readings = self.forward.read(groups, rows, stem)
+            return [self._losses(r, group.start, stem) for group, r in zip(groups, readings, strict=True)]
+
+        found = self.forward.all([partial(read, groups) for groups in chunks])
+        parts = [losses for of_chunk in found for losses in of_chunk]
+        members = [m for groups in chunks for group in groups for m in group.members]
+        self.tokens += sum(len(g.members) * (len(rows[0]) - g.start) for groups in chunks for g in groups)
         order = torch.tensor(members, device=self.device).argsort()
         return Losses(*(torch.cat(column)[order] for column in zip(*map(_fields, parts), strict=True)))
 

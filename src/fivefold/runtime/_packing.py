@@ -17,14 +17,10 @@ from torch import Tensor
 
 from fivefold.runtime._attention import Block, Plan, Prefix
 from fivefold.runtime._tree import Node
-from fivefold.runtime.crew import Crew
+from fivefold.runtime.crew import Crew, even
 
 BLOCK_TOKENS = 256
 """Subtrees up to this many tokens become one block; a larger block wastes attention on what its mask forbids."""
-
-
-EVEN_SLACK = 32
-"""Tokens a row by which rows of whole blocks stay below their size, about."""
 
 
 @dataclass(eq=False)
@@ -61,14 +57,6 @@ Run: TypeAlias = Callable[[Row], None]
 """Computes a row: fills the `store` of its blocks and reads what is wanted of its nodes."""
 
 
-def _even(tokens: int, pack_tokens: int, workers: int) -> int:
-    """A size of rows by which every worker gets about as many tokens; `pack_tokens` for a single one."""
-    if workers == 1:
-        return pack_tokens
-    rows = -(-tokens // (pack_tokens * workers)) * workers
-    return min(pack_tokens, -(-tokens // max(1, rows)) + EVEN_SLACK)
-
-
 def _tree_mask(nodes: list[Node]) -> Tensor:
     """Boolean [t, t] over the tokens of `nodes` in order: a token sees its ancestors and what stands before it."""
     total = sum(len(n.tokens) for n in nodes)
@@ -98,7 +86,7 @@ class Packer:
 
     def walk(self, root: Node) -> None:
         """Hand out everything under `root`; it is computed when the crew has finished."""
-        self.pack_tokens = _even(root.weight, self.pack_tokens, self.crew.workers)
+        self.pack_tokens = even(root.weight, self.pack_tokens, self.crew.workers)
         self._children(root, None)
         self._flush()
 

@@ -28,6 +28,9 @@ MOST = 4
 AHEAD = 2
 """Pieces a worker that may be handed in before they are worked off."""
 
+SLACK = 32
+"""Tokens by which rows of whole blocks stay below their size, about."""
+
 _pools: dict[int, ThreadPoolExecutor] = {}
 _starting = threading.Lock()
 
@@ -102,6 +105,14 @@ def side_by_side(pieces: Sequence[Callable[[], T]], workers: int) -> list[T]:
     with crew(min(workers, max(1, len(pieces)))) as team:
         futures = [team.put(piece) for piece in pieces]
     return [future.result() for future in futures]
+
+
+def even(tokens: int, limit: int, workers: int) -> int:
+    """A size of rows, at most `limit`, by which every worker gets about as many of `tokens`; `limit` for a single one."""
+    if workers == 1 or tokens == 0:
+        return limit
+    rows = -(-tokens // (limit * workers)) * workers
+    return min(limit, -(-tokens // rows) + SLACK)
 
 
 def _settled(piece: Callable[[], T], gradients: bool, threads: int) -> T:
