@@ -7,14 +7,14 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fivefold.align import _ranges
 from fivefold.align._lora import fuse
@@ -71,19 +71,35 @@ def packed_copy(module: Any) -> Any:
     return copied
 
 
-def trainable_copy(module: Any, lora: Lora | None, start: Path | None = None, *, checkpointing: bool = False) -> Any:
+def aside(module: Any) -> Any:
+    """A module over the same numbers with parameters and buffers of its own: what is moved, split or asked for gradients
+    there is not in `module`. Nothing may be written into them in place."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in module.parameters()}
+    memo |= {id(b): b.detach() for b in module.buffers()}
+    return copy.deepcopy(module, memo)
+
+
+def trainable_copy(
+    module: Any, lora: Lora | None, start: Path | None = None, *, checkpointing: bool = False, split: bool = False
+) -> Any:
     """A model to train that leaves `module` alone: with a fresh adapter, one loaded from `start`, or none at all.
 
     With an adapter the copy shares the base weights, which stay frozen; without one (full fine-tune) it has weights of
     its own. The copy attends through the runtime's packed attention. With `checkpointing` its decoder layers are
-    computed again in the backward pass (`_recompute`).
+    computed again in the backward pass (`_recompute`). `split` says that its weights are split over processes next: that
+    copies them, so the copy is not made whole before.
     """
     if any(hasattr(m, "lora_A") for m in module.modules()):
         raise TrainingError(
             "the model already carries an adapter", next_step="train the base, with the adapter's folder as `start`"
         )
-    if lora is None and start is None:
-        trained = packed_copy(copy.deepcopy(module)).requires_grad_(True).eval()
+    full = lora is None and start is None
+    if split:
+        module = aside(module)
+    elif full:
+        module = copy.deepcopy(module)
+    if full:
+        trained = packed_copy(module).requires_grad_(True).eval()
     else:
         with _quiet():
             trained = _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
@@ -166,14 +182,18 @@ def _in_order(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
-def save_trained(trained: Any, out: Path) -> Path:
-    """Write the adapter to `out/adapter` (or a full model to `out/model`), whole or not at all."""
+def save_trained(trained: Any, out: Path, weights: Mapping[str, Tensor] | None = None) -> Path:
+    """Write the adapter to `out/adapter` (or a full model to `out/model`), whole or not at all.
+
+    `weights` by name stand in for the model's own where these are split over processes.
+    """
     is_adapter = hasattr(trained, "peft_config")
     final = out / ("adapter" if is_adapter else "model")
     beside = out / f".{final.name}.{os.getpid()}"
     shutil.rmtree(beside, ignore_errors=True)
     # "auto" would ask the hub whether the vocabulary has changed
-    trained.save_pretrained(str(beside), **({"save_embedding_layers": False} if is_adapter else {}))
+    settings: dict[str, Any] = {"save_embedding_layers": False} if is_adapter else {}
+    trained.save_pretrained(str(beside), state_dict=None if weights is None else dict(weights), **settings)
     (beside / "README.md").unlink(missing_ok=True)
     if is_adapter:
         _in_order(beside / "adapter_config.json")

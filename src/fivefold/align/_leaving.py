@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fivefold.align._processes import ALONE, Processes
+
 if TYPE_CHECKING:
     from fivefold.align._loop import TrainConfig
 
@@ -29,6 +31,7 @@ class Leaving:
     params: Mapping[str, torch.nn.Parameter]
     config: TrainConfig
     measure: Measure | None = None
+    together: Processes = ALONE
     average: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
     best_loss: float | None = None
@@ -55,15 +58,15 @@ class Leaving:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this."""
         kept = {"average": self.average, "best": self.best}
-        on_cpu = {k: None if v is None else {n: t.cpu() for n, t in v.items()} for k, v in kept.items()}
-        return {**on_cpu, "best_loss": self.best_loss, "best_step": self.best_step, "since": self.since}
+        whole = {k: None if v is None else self.together.whole(v) for k, v in kept.items()}
+        return {**whole, "best_loss": self.best_loss, "best_step": self.best_step, "since": self.since}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
         for name in ("average", "best"):
             kept = state[name]
-            like = self.params
-            setattr(self, name, None if kept is None else {n: t.to(like[n].device) for n, t in kept.items()})
+            part, like = self.together.part, self.params
+            setattr(self, name, None if kept is None else {n: part(t, like[n]) for n, t in kept.items()})
         self.best_loss, self.best_step, self.since = state["best_loss"], state["best_step"], state["since"]
 
     def settle(self, steps: int) -> dict[str, Any]:

@@ -156,9 +156,9 @@ def descend(
     """
     began, tokens, history = time.monotonic() - spent, 0, list[dict[str, float]]()
     optimizer = torch.optim.AdamW(params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    leaving = Leaving(params, config, measure)
+    leaving = Leaving(params, config, measure, together)
     if (state := _checkpoint.load(out, key)) is not None:
-        tokens, history = restore(state, params, optimizer)
+        tokens, history = restore(state, params, optimizer, together)
         leaving.restore(state["leaving"])
         began -= state["seconds"]
     together.agree("how far the run has come", (key, len(history)))
@@ -172,7 +172,7 @@ def descend(
                 group["lr"] = learning_rate(step, total, config)
             loss, metrics, n = backward(step)
             together.add_up(params)
-            norm = float(torch.nn.utils.clip_grad_norm_(params.values(), config.grad_clip))
+            norm = together.clip(params, config.grad_clip)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise diverged(step, loss, norm, history)
             optimizer.step()
@@ -183,9 +183,11 @@ def descend(
             seconds = time.monotonic() - began
             for sink in watching:
                 sink.write(step + 1, {**history[-1], "tokens": tokens, "seconds": seconds})
-            if together.first and checkpoint_due(step, total, time.monotonic() - kept, config):
-                found = snapshot(key, params, optimizer, history, tokens, seconds)
-                _checkpoint.save(out, {**found, "leaving": leaving.state()})
+            if together.keeping(checkpoint_due(step, total, time.monotonic() - kept, config)):
+                found = snapshot(key, params, optimizer, history, tokens, seconds, together)
+                found["leaving"] = leaving.state()
+                if together.first:
+                    _checkpoint.save(out, found)
                 kept = time.monotonic()
             if on_step and together.first:
                 on_step(progress_of(step + 1, total, loss, tokens, seconds))
@@ -202,15 +204,17 @@ def over_rows(
     (`apart`).
     """
 
-    def computed(i: int) -> Part:
+    def computed(i: int, weight: float = 1.0) -> Part:
         torch.manual_seed(int(hashlib.sha256(f"{seed}/{i}".encode()).hexdigest()[:15], 16))
         part = one_row(i)
         if torch.is_grad_enabled():
-            part.loss.backward()  # type: ignore[no-untyped-call]
+            (part.loss * weight).backward()  # type: ignore[no-untyped-call]
         return replace(part, loss=part.loss.detach().cpu())
 
     mine = together.mine(costs)
     parts = [computed(i) for i in mine] if apart is None else apart.computed([partial(one_row, i) for i in mine])
+    for i in together.idle(costs):
+        computed(i, 0.0)
     total, metrics, tokens = 0.0, dict[str, float](), 0
     for part in together.gathered(dict(zip(mine, parts, strict=True))):
         total += part.loss.item()
@@ -298,12 +302,15 @@ def snapshot(
     history: list[dict[str, float]],
     tokens: int,
     seconds: float,
+    together: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Everything that the next step depends on."""
+    """Everything that the next step depends on, undivided: a run may go on with another number of processes."""
+    moments = optimizer.state_dict()
+    moments["state"] = {i: together.whole(state) for i, state in moments["state"].items()}
     return {
         "key": key,
-        "params": {name: p.detach().cpu() for name, p in params.items()},
-        "optimizer": optimizer.state_dict(),
+        "params": together.whole(params),
+        "optimizer": moments,
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "history": history,
@@ -313,13 +320,21 @@ def snapshot(
 
 
 def restore(
-    state: Mapping[str, Any], params: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    state: Mapping[str, Any],
+    params: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    together: Processes = ALONE,
 ) -> tuple[int, list[dict[str, float]]]:
     """Put a snapshot back; returns tokens and history so far. The data's position is the length of the history."""
     with torch.no_grad():
         for name, p in params.items():
-            p.copy_(state["params"][name])
-    optimizer.load_state_dict(state["optimizer"])
+            p.copy_(together.part(state["params"][name], p))
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {
+        i: {name: together.part(t, order[i]) if t.shape == order[i].shape else t for name, t in of_one.items()}
+        for i, of_one in state["optimizer"]["state"].items()
+    }
+    optimizer.load_state_dict({**state["optimizer"], "state": moments})
     torch.set_rng_state(state["rng"])
     if state["rng_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["rng_cuda"])

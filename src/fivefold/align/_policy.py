@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fivefold.align._pack import Item, Row, pack
 from fivefold.errors import TrainingError
 from fivefold.runtime._attention import NAME, attending
 
+T = TypeVar("T")
 CHUNK = 512
 """Positions whose vocabulary logits exist at one time."""
 
@@ -102,8 +103,25 @@ def _divergence(head: nn.Module, hidden: Tensor, reference: Tensor, softcap: flo
 
 def answer_logps(module: Any, row: Row, stream: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """Log-probability of every answer token of a packed row, [R] float32, with gradients if enabled."""
-    hidden = answer_states(module, row, stream)
-    return read_head(module, hidden, row.want.to(hidden.device), temperature)
+
+    def logps() -> Tensor:
+        hidden = answer_states(module, row, stream)
+        return read_head(module, hidden, row.want.to(hidden.device), temperature)
+
+    return entered(module, logps)
+
+
+def entered(module: Any, compute: Callable[[], T]) -> T:
+    """`compute()`, with what `module` has outside its layers at hand where its weights are split (`_sharded`).
+
+    Tensors of a tuple that comes out carry the gradient back in.
+    """
+    return cast(T, module.within(compute)) if is_split(module) else compute()
+
+
+def is_split(module: Any) -> bool:
+    """Whether the weights of a causal LM are split over processes, which then have to pass as many rows, in step."""
+    return hasattr(module, "within")
 
 
 def answer_states(module: Any, row: Row, stream: Tensor | None = None) -> Tensor:
@@ -128,15 +146,20 @@ def answer_states(module: Any, row: Row, stream: Tensor | None = None) -> Tensor
 
 
 @torch.no_grad()
-def check_packing(module: Any, items: Sequence[Item], plain: Any, lower: Lower | None = None) -> None:
-    """Raise TrainingError unless `module` gives in a packed row what `plain` gives one sequence at a time."""
+def check_packing(
+    module: Any, items: Sequence[Item], plain: Any, lower: Lower | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Raise TrainingError unless `module` gives in a packed row what `plain` gives one sequence at a time.
+
+    `dtype`: what `module` computes in, where that is not its weights'.
+    """
     row = pack(items)
     packed = answer_logps(module, row, lower(items, row) if lower else None)
     apart = torch.cat(
         [_plain(plain, i.prompt, answer)[list(i.marks(k))] for i in items for k, answer in enumerate(i.answers)]
     )
-    worst = (packed - apart).abs().max().item()
-    if worst > (1e-3 if module.dtype == torch.float32 else 0.25):
+    worst = (packed.cpu() - apart.cpu()).abs().max().item()
+    if worst > (1e-3 if (dtype or module.dtype) == torch.float32 else 0.25):
         raise TrainingError(
             f"{type(module).__name__} does not give the same log-probabilities in a packed row",
             expected="attention in every layer, at given positions, through the registered attention function",

@@ -8,7 +8,8 @@ make the same rows, and a row is the same whoever computes it. Its loss carries 
 tokens, or its items), so the sum of the gradients over processes is the gradient that one process computes: what differs
 is the order of a sum, in the last digits.
 
-Weights are whole in every process. FSDP and DeepSpeed, which split them, are refused (`processes`).
+Weights are whole in every process; `_sharded` splits them (FSDP), behind the same methods. What else accelerate's
+configuration asks for is refused rather than ignored (`processes`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,11 +28,7 @@ from fivefold.errors import MissingExtraError, TrainingError, UsageError
 T = TypeVar("T")
 BUCKET = 1 << 26
 """Numbers that are added up in one go."""
-REFUSED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
+REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +37,21 @@ class Processes:
 
     rank: int = 0
     size: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Over how many processes every weight is split: one, unless weights are sharded."""
+        return 1
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where this process trains, or None: where the model is."""
+        return None
+
+    @property
+    def computed_in(self) -> torch.dtype | None:
+        """The dtype that weights are cast to before they are used, or None: their own."""
+        return None
 
     @property
     def first(self) -> bool:
@@ -55,6 +67,10 @@ class Processes:
             if to == self.rank:
                 found.append(i)
         return sorted(found)
+
+    def idle(self, costs: Sequence[int]) -> list[int]:
+        """Pieces that this process computes along with others and does not count: none, as it need not keep step."""
+        return []
 
     def gathered(self, part: Mapping[int, T]) -> list[T]:
         """Numbered results of all processes, in the order of their numbers, in every process."""
@@ -81,6 +97,25 @@ class Processes:
             with torch.no_grad():
                 for p in params.values():
                     dist.broadcast(p.data, 0)
+
+    def split(self, trained: Any) -> None:
+        """Share a model's weights out over the processes, where they are to be (`_sharded`); here they stay whole."""
+
+    def clip(self, params: Mapping[str, torch.nn.Parameter], limit: float) -> float:
+        """Scale the gradients down to a norm of at most `limit`; returns the norm that they had."""
+        return float(torch.nn.utils.clip_grad_norm_(params.values(), limit))
+
+    def keeping(self, due: bool) -> bool:
+        """Whether this process takes part in a checkpoint, from whether its own clock calls for one."""
+        return due and self.first
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors as a checkpoint holds them: undivided, on the CPU."""
+        return {name: t.detach().cpu() for name, t in tensors.items()}
+
+    def part(self, whole: Tensor, like: Tensor) -> Tensor:
+        """What this process holds of an undivided tensor, as it holds `like`."""
+        return whole.to(like.device)
 
     def agree(self, what: str, value: object) -> None:
         """Raise TrainingError in every process unless all hold the same `value`; waits for all."""
@@ -111,19 +146,24 @@ class Processes:
 ALONE = Processes()
 
 
-def processes(device: torch.device) -> Processes:
+def processes(device: torch.device, *, shards: bool = False) -> Processes:
     """Who this process is among those that a launcher started; the model is on `device`.
 
-    Raises MissingExtraError without accelerate, UsageError for a configuration that splits weights or changes their
-    numbers, or when the model is not on this process's own device.
+    `shards`: whether the caller's training can run on weights that are split. Raises MissingExtraError without
+    accelerate, UsageError for a configuration that this trainer would have to ignore, or when the model is not on the
+    device where its process needs it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
-    _refuse()
+    _refuse(shards)
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise MissingExtraError("accelerate", "local") from error
+    if switched_on("ACCELERATE_USE_FSDP"):
+        from fivefold.align._sharded import sharded  # torch's FSDP takes seconds to import
+
+        return sharded(PartialState(cpu=not torch.cuda.is_available()), device)
     state = PartialState(cpu=device.type == "cpu")
     if device.type != "cpu" and device != state.device:
         raise UsageError(
@@ -132,20 +172,32 @@ def processes(device: torch.device) -> Processes:
     return Processes(rank=state.process_index, size=state.num_processes)
 
 
-def _refuse() -> None:
+def switched_on(name: str) -> bool:
+    """Whether a switch of accelerate's is on in the environment, where its launcher puts its configuration."""
+    return os.environ.get(name, "").lower() in ("1", "true")
+
+
+def _refuse(shards: bool) -> None:
     """Raise UsageError for settings of accelerate that this trainer would have to ignore."""
     for name, engine in REFUSED.items():
-        if os.environ.get(name, "").lower() in ("1", "true"):
+        if switched_on(name):
             raise UsageError(
-                f"{engine} does not fit packed rows: it splits weights that several copies of the model share here",
-                expected="distributed_type MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
-                next_step="train an adapter (the base is frozen, and needs no gradients and no optimiser state)",
+                f"{engine} brings a backward pass, an optimiser and checkpoints of its own, which would replace this loop",
+                expected="distributed_type FSDP, MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
+                next_step="split weights, gradients and the optimiser's state with FSDP (fsdp_version: 2)",
             )
+    fsdp = switched_on("ACCELERATE_USE_FSDP")
+    if fsdp and not shards:
+        raise UsageError(
+            "FSDP is not known to this kind of training: only SFT and preference losses (align.train) run on split weights",
+            expected="distributed_type MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
+            next_step="train an adapter (the base is frozen, and needs no gradients and no optimiser state)",
+        )
     mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if mixed not in ("", "no"):
+    if mixed not in ("", "no", *(["bf16"] if fsdp else [])):
         raise UsageError(
             "the model's own numbers are what is computed with",
-            expected="mixed_precision: no",
+            expected="mixed_precision: no (bf16 with FSDP)",
             got=mixed,
             next_step="load the model in bfloat16 (dtype='bfloat16') where it should be computed in bfloat16",
         )

@@ -48,7 +48,15 @@ from fivefold.align._loop import (
 )
 from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, even_rows, pack, rows_of
-from fivefold.align._policy import answer_logps, answer_states, check_packing, divergence, read_head
+from fivefold.align._policy import (
+    answer_logps,
+    answer_states,
+    check_packing,
+    divergence,
+    entered,
+    is_split,
+    read_head,
+)
 from fivefold.align._processes import ALONE, Processes, processes
 from fivefold.align.losses._base import FIXED_DATA, Answers, LossOutput, config_of, load
 from fivefold.align.sinks import MetricSink
@@ -149,24 +157,28 @@ def train(
     check_settings(config, bool(held_out))
     check_items(items, loss_module)
     data_digest, everything = digest(items), [*items, *held_out]
+    together = processes(next(model.module.parameters()).device, shards=True)
     key = run_key(model, data_digest, config, start)
     if held_out:
         check_items(held_out, loss_module)
         key = digest([key, held_out])
+    if together.computed_in is not None:
+        key = digest([key, str(together.computed_in)])
     if (before := finished(out, key)) is not None:
         return before
 
-    together = processes(next(model.module.parameters()).device)
-    expected = estimate(model.module, everything, config)
+    expected = estimate(model.module, everything, config, together)
     announce(config.loss, expected, model.module, together)
     batches = batches_of(items, config)
     began = time.monotonic()
     with seeded(config.seed):
-        trained = trainable_copy(model.module, config.adapter, start, checkpointing=config.gradient_checkpointing)
+        again, split = config.gradient_checkpointing, together.parts > 1
+        trained = trainable_copy(model.module, config.adapter, start, checkpointing=again, split=split)
+        together.split(trained)
         module, params = causal_lm(trained), trainable(trained)
-        lower = lower_of(module, config)
+        lower = None if split else lower_of(module, config)
         with adapter_off(trained):
-            check_packing(module, items[:2], model.module, lower)
+            check_packing(module, items[:2], model.module, lower, together.computed_in)
         if lower is not None:
             lower.keep(everything)  # all at once, so that a resumed run keeps the very same values
         reference = None
@@ -198,7 +210,8 @@ def train(
             measure=measure if held_out else None,
             sinks=sinks,
         )
-        path = together.told(lambda: save_trained(trained, out))
+        weights = together.whole(params) if split else None
+        path = together.told(lambda: save_trained(trained, out, weights))
     return finish(out, path, key, data_digest, model, config, items, done, expected, together)
 
 
@@ -262,9 +275,13 @@ def row_loss(
     """The loss of `items` packed into one row, and the row's tokens."""
     module, row = causal_lm(trained), pack(items)
     stream = lower(items, row) if lower else None
-    states = answer_states(module, row, stream)
-    logps = read_head(module, states, row.want.to(states.device))
-    kl = token_kl(trained, states, row, stream) if needs_kl(loss_module) else None
+
+    def read() -> tuple[Tensor, Tensor | None]:
+        states = answer_states(module, row, stream)
+        kl = token_kl(trained, states, row, stream) if needs_kl(loss_module) else None
+        return read_head(module, states, row.want.to(states.device)), kl
+
+    logps, kl = entered(module, read)
     return loss_of(logps, row, items, reference, loss_module, loss_config, kl), len(row.tokens)
 
 
@@ -338,7 +355,7 @@ def score(
 
     if lower is not None:
         lower.keep(items)
-    workers = workers_of(next(module.parameters()).device)
+    workers = 1 if is_split(module) else workers_of(next(module.parameters()).device)
     rows = list(rows_of(items, row_tokens)) if workers == 1 else even_rows(items, row_tokens, workers)
     side_by_side([partial(read, row) for row in rows], workers)
     return [found[i] for i in range(len(items))]
@@ -360,11 +377,15 @@ def reference_logps(
         if kept["key"] == key:
             return list(kept["logps"])
     rows = list(rows_of(items, config.row_tokens))
+    costs = [sum(items[i].n_tokens for i in row) for row in rows]
     found: dict[int, list[Tensor]] = {}
     with adapter_off(trained) if config.reference == "base" else nullcontext():
-        mine = [i for r in together.mine([sum(items[i].n_tokens for i in row) for row in rows]) for i in rows[r]]
-        scored = score(causal_lm(trained), [items[i] for i in mine], config.row_tokens, lower)
-        found |= dict(zip(mine, scored, strict=True))
+        taken = [rows[r] for r in (*together.mine(costs), *together.idle(costs))]
+        if together.parts == 1:
+            taken = [[i for row in taken for i in row]]
+        for row in taken:  # those who gather weights together have to pass as many rows
+            scored = score(causal_lm(trained), [items[i] for i in row], config.row_tokens, lower)
+            found |= dict(zip(row, scored, strict=True))
     logps = together.gathered(found)
     together.told(
         lambda: _checkpoint.write_atomic(path, lambda handle: torch.save({"key": key, "logps": logps}, handle))
@@ -429,14 +450,14 @@ def check_items(items: Sequence[Item], loss_module: ModuleType) -> None:
             )
 
 
-def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimate:
+def estimate(module: Any, items: Sequence[Item], config: TrainConfig, together: Processes = ALONE) -> Estimate:
     """Steps, tokens and memory of a training run with `module`.
 
     State: four numbers a trained parameter (value, gradient, two moments), one more for an average, one for the best
     weights so far. Activations of one row: what the backward
     pass keeps of an adapted layer, about 14 vectors of the model's width and 4 of its MLP's a token, and the kept
     output of frozen layers. With gradient checkpointing that is kept of one layer at a time, and of the others their
-    input.
+    input. Where weights are split over processes, it is this process's part of them, beside the model as it was loaded.
     """
     text = module.config.get_text_config()
     width, inner = text.hidden_size, getattr(text, "intermediate_size", 4 * text.hidden_size)
@@ -446,14 +467,16 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig) -> Estimat
     trained = adapter_parameters(module, config.adapter) if config.adapter else weights
     one_pass = sum(item.n_tokens for item in items)
     row = max(config.row_tokens, max(item.n_tokens for item in items))
-    kept = one_pass * width * size if config.adapter and config.adapter.from_layer and config.reuse_frozen else 0
+    parts = together.parts
+    reused = config.adapter is not None and config.adapter.from_layer and config.reuse_frozen and parts == 1
+    kept = one_pass * width * size if reused else 0
     inside = 14 * width + 4 * inner
     held = layers * width + inside if config.gradient_checkpointing else layers * inside
     return Estimate(
         steps=math.ceil(len(items) / config.batch_items) * config.epochs,
         tokens=one_pass * config.epochs,
-        weights=weights * size * (1 if config.adapter else 2),
-        state=trained * 4 * (4 + (config.ema is not None) + (config.check_steps is not None)),
+        weights=weights * size * (1 if config.adapter or parts > 1 else 2) // parts,
+        state=trained * 4 * (4 + (config.ema is not None) + (config.check_steps is not None)) // parts,
         activations=row * held * size + kept,
     )
 
@@ -472,8 +495,8 @@ def announce(loss: str, expected: Estimate, module: Any, together: Processes) ->
         return
     every = f" in each of {together.size} processes" if together.size > 1 else ""
     LOG.info("training with the %s loss: %s%s", loss, expected, every)
-    loaded = sum(p.numel() * p.element_size() for p in module.parameters())
-    free, needed = free_bytes(next(module.parameters()).device), expected.bytes - loaded
+    loaded = sum(p.numel() * p.element_size() for p in module.parameters()) if together.parts == 1 else 0
+    free, needed = free_bytes(together.device or next(module.parameters()).device), expected.bytes - loaded
     if free is not None and needed > free:
         LOG.warning(
             "beside the loaded model this needs about %s, and %s are free: lower row_tokens, or set gradient_checkpointing",
@@ -521,6 +544,8 @@ def finish(
             "path": path.name,
             "weights": plain(done.weights),
             "processes": together.size,
+            "sharded": together.parts > 1,
+            "computed_in": None if together.computed_in is None else str(together.computed_in).removeprefix("torch."),
             "estimate": plain(expected),
             "tokens": done.tokens,
             "seconds": round(done.seconds, 2),

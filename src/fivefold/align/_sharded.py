@@ -1,0 +1,168 @@
+"""Weights split over the processes: FSDP, as accelerate's configuration asks for it, by torch's `fully_shard`.
+
+Each of N processes keeps 1/N of every weight, gradient, moment and average. A decoder layer is gathered when a row passes
+through it and let go of again; what lies outside the layers (embeddings, last norm, head) is gathered while a row is
+computed, which the trainer marks with `_policy.entered`, as packed rows never call the model's own `forward`. Gathering
+takes all processes at once, so each computes equally many rows, and who has one less computes one that does not count.
+Gradients are added up where they are split: rows carry their share of the batch, so sums are wanted, not means.
+
+The model that is handed in stays whole, on the CPU, and is left alone; only the split copy is on the accelerators.
+Checkpoints and adapters hold undivided tensors, so that a run may go on in any number of processes, split or not.
+Source: Zhao et al. 2023 (arXiv:2304.11277); torch's FSDP2 splits each parameter by itself, along its first dimension.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from fivefold.align._adapter import causal_lm
+from fivefold.align._processes import Processes
+from fivefold.errors import TrainingError, UsageError
+from fivefold.runtime._structure import decoder_layers
+
+T = TypeVar("T")
+ACCEPTED = {
+    "FSDP_VERSION": ("2",),
+    "FSDP_AUTO_WRAP_POLICY": ("TRANSFORMER_BASED_WRAP",),
+    "FSDP_OFFLOAD_PARAMS": ("false",),
+    "FSDP_ACTIVATION_CHECKPOINTING": ("false",),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false",),
+}
+"""Settings of accelerate with the values that this does; unset is fine but for the version, of which 1 is the default."""
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards(Processes):
+    """Processes that each hold a part of every weight, over a `mesh` of one dimension."""
+
+    mesh: DeviceMesh = field(compare=False)
+    on: torch.device
+    policy: MixedPrecisionPolicy = field(default_factory=MixedPrecisionPolicy)
+    reshard: bool = True
+
+    @property
+    def parts(self) -> int:
+        """Over how many processes every weight is split."""
+        return self.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        return self.on
+
+    @property
+    def computed_in(self) -> torch.dtype | None:
+        """The dtype that weights are cast to when they are gathered, or None: their own."""
+        return self.policy.param_dtype
+
+    def mine(self, costs: Sequence[int]) -> list[int]:
+        """Which pieces of work are this process's, dearest first: what all do at one time costs about as much."""
+        return sorted(range(len(costs)), key=lambda i: -costs[i])[self.rank :: self.size]
+
+    def idle(self, costs: Sequence[int]) -> list[int]:
+        """The cheapest piece where this process has one less to do than the first: it has to gather with the others."""
+        missing = -(-len(costs) // self.size) - len(self.mine(costs))
+        return [min(range(len(costs)), key=lambda i: costs[i])] * missing
+
+    def add_up(self, params: Mapping[str, nn.Parameter]) -> None:
+        """Nothing: every backward pass has left the sum over the processes."""
+
+    def align(self, params: Mapping[str, Tensor]) -> None:
+        """Nothing: each process has a part of its own, and `split` has seen that they belong together."""
+
+    def clip(self, params: Mapping[str, nn.Parameter], limit: float) -> float:
+        """Scale the gradients down to a norm of at most `limit` over all parts; returns the norm that they had."""
+        norm = torch.nn.utils.clip_grad_norm_(params.values(), limit)
+        return float(cast(DTensor, norm).full_tensor())
+
+    def keeping(self, due: bool) -> bool:
+        """By the first process's clock, as all take part."""
+        return self.gathered({0: due} if self.first else {})[0]
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors put together, on the CPU; the first process gets them, the others help and get none."""
+        found = {}
+        for name, t in tensors.items():
+            full = (t.full_tensor() if isinstance(t, DTensor) else t).detach()
+            if self.first:
+                found[name] = full.cpu()
+        return found
+
+    def part(self, whole: Tensor, like: Tensor) -> Tensor:
+        """This process's part of a tensor that all processes have whole."""
+        if not isinstance(like, DTensor):
+            return whole.to(like.device)
+        return distribute_tensor(whole.to(self.on), like.device_mesh, like.placements, src_data_rank=None)
+
+    def split(self, trained: Any) -> None:
+        """Split the weights of a model made with `trainable_copy(..., split=True)`, layer by layer."""
+        self.agree("the weights to be split", _checksum(trained))
+        module = causal_lm(trained)
+        for part in (*decoder_layers(module), module):
+            fully_shard(
+                part, mesh=self.mesh, reshard_after_forward=self.reshard or part is module, mp_policy=self.policy
+            )
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
+            # what is gathered first decides for good which weights get gradients: now, before an adapter is switched off
+            part.unshard()
+            part.reshard()
+        module.set_reduce_scatter_unused_params(True)
+        module.within = _call
+        register_fsdp_forward_method(module, "within")
+        _all_split(trained)
+
+
+def sharded(state: Any, device: torch.device) -> Shards:
+    """The processes of accelerate's `state`, which split weights; the model that is to be split is on `device`.
+
+    Raises UsageError for settings of FSDP that would have to be ignored, or for a model that is not on the CPU.
+    """
+    for name, values in ACCEPTED.items():
+        found = os.environ.get(name, "1" if name == "FSDP_VERSION" else values[0])
+        if found.lower() not in [v.lower() for v in values]:
+            raise UsageError(
+                f"{name} of accelerate's configuration is not known here", expected=" or ".join(values), got=found
+            )
+    if device.type != "cpu":
+        raise UsageError(
+            "a model whose weights are to be split must not lie whole on every accelerator",
+            expected="cpu",
+            got=device,
+            next_step="load it with device='cpu'",
+        )
+    half = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() == "bf16"
+    return Shards(
+        rank=state.process_index,
+        size=state.num_processes,
+        mesh=init_device_mesh(state.device.type, (state.num_processes,)),
+        on=state.device,
+        policy=MixedPrecisionPolicy(*((torch.bfloat16, torch.float32) if half else ())),
+        reshard=os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
+    )
+
+
+def _call(compute: Callable[[], T]) -> T:
+    return compute()
+
+
+def _checksum(module: nn.Module) -> int:
+    """A number that differs where weights do (those of a process that loaded none, say), whatever the order of the sum."""
+    params = [p.detach() for p in module.parameters()]
+    return sum(int(p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64)) for p in params)
+
+
+def _all_split(trained: nn.Module) -> None:
+    whole = [name for name, p in trained.named_parameters() if not isinstance(p, DTensor)]
+    if whole or not isinstance(causal_lm(trained), FSDPModule):
+        raise TrainingError(f"weights of {type(trained).__name__} lie outside its causal LM", got=whole[:3])
