@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,12 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from _items import random_items, small
+from _several import record_of, several, train_process, train_rewards
 from fivefold.align._adapter import Lora
-from fivefold.align._pack import Item, mismatched
+from fivefold.align._pack import Item
 from fivefold.align._processes import ALONE, Processes, one_process, processes
-from fivefold.align.process import ProcessConfig, train_steps
-from fivefold.align.reward import Pairs, RewardConfig, train_reward
-from fivefold.align.train import TrainConfig, train
+from fivefold.align.train import train
 from fivefold.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -49,42 +47,13 @@ except TrainingError as error:
 """
 
 
-def labelled(n: int) -> Any:
-    from fivefold.align.data.steps import Steps
-
-    items = random_items(n, 1)
-    return [Steps(item=i, ends=(1, len(i.answers[0])), labels=(k % 2 == 0, k % 3 == 0)) for k, i in enumerate(items)]
-
-
-def _several(loss: str, **changes: Any) -> Any:
-    """More rows than processes, dropout, an odd last batch."""
-
-    def run(model: Any, out: Path) -> None:
-        items = mismatched(random_items(13, 1)) if loss == "kto" else random_items(13, 2)
-        given = {"epochs": 2, "batch_items": 6, "row_tokens": 24, "checkpoint_steps": 1, **changes}
-        held_out = random_items(5, 2, seed=1) if "check_steps" in changes else ()
-        train(model, items, small(loss=loss, **given), out, held_out=held_out)
-
-    return run
-
-
-def _reward(model: Any, out: Path) -> None:
-    given = TrainConfig(loss="reward", adapter=Lora(r=4), lr=1e-2, batch_items=6, row_tokens=24)
-    train_reward(model, Pairs(items=random_items(13, 2)), RewardConfig(train=given), out)
-
-
-def _process(model: Any, out: Path) -> None:
-    given = TrainConfig(loss="process_reward", adapter=Lora(r=4), lr=1e-2, batch_items=6, row_tokens=24)
-    train_steps(model, labelled(13), ProcessConfig(train=given), out)
-
-
 RUNS = {
-    "rpo": _several("rpo"),
-    "sft": _several("rpo", ema=0.9, check_steps=2, adapter=Lora(r=4, from_layer=2)),
-    "kto": _several("kto"),
-    "full": _several("dpo", adapter=None, lr=1e-4),
-    "reward": _reward,
-    "process": _process,
+    "rpo": several("rpo"),
+    "sft": several("rpo", ema=0.9, check_steps=2, adapter=Lora(r=4, from_layer=2)),
+    "kto": several("kto"),
+    "full": several("dpo", adapter=None, lr=1e-4),
+    "reward": train_rewards,
+    "process": train_process,
 }
 
 
@@ -102,11 +71,6 @@ def both(folder: Path, model: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     for name, run in RUNS.items():
         run(model, out / "one" / name)
     return out / "one", out / "two", done.stdout
-
-
-def record_of(folder: Path) -> Any:
-    (found,) = [folder / n for n in ("training.json", "reward.json", "process.json") if (folder / n).exists()]
-    return json.loads(found.read_text())
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -98,8 +98,9 @@ class Processes:
                 for p in params.values():
                     dist.broadcast(p.data, 0)
 
-    def split(self, trained: Any) -> None:
-        """Share a model's weights out over the processes, where they are to be (`_sharded`); here they stay whole."""
+    def split(self, trained: Any, *beside: torch.nn.Module) -> None:
+        """Share a model's weights, and those of modules beside it, out over the processes, where they are to be
+        (`_sharded`); here they stay whole."""
 
     def clip(self, params: Mapping[str, torch.nn.Parameter], limit: float) -> float:
         """Scale the gradients down to a norm of at most `limit`; returns the norm that they had."""
@@ -161,9 +162,10 @@ def processes(device: torch.device, *, shards: bool = False) -> Processes:
     except ImportError as error:
         raise MissingExtraError("accelerate", "local") from error
     if switched_on("ACCELERATE_USE_FSDP"):
-        from fivefold.align._sharded import sharded  # torch's FSDP takes seconds to import
+        from fivefold.align._sharded import check_settings, sharded  # torch's FSDP takes seconds to import
 
-        return sharded(PartialState(cpu=not torch.cuda.is_available()), device)
+        check_settings(device)
+        return sharded(PartialState(cpu=not torch.cuda.is_available()))
     state = PartialState(cpu=device.type == "cpu")
     if device.type != "cpu" and device != state.device:
         raise UsageError(
@@ -189,7 +191,7 @@ def _refuse(shards: bool) -> None:
     fsdp = switched_on("ACCELERATE_USE_FSDP")
     if fsdp and not shards:
         raise UsageError(
-            "FSDP is not known to this kind of training: only SFT and preference losses (align.train) run on split weights",
+            "weights that FSDP splits are known to train, train_reward and train_steps alone",
             expected="distributed_type MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
             next_step="train an adapter (the base is frozen, and needs no gradients and no optimiser state)",
         )

@@ -19,7 +19,8 @@ from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora, causal_lm, save_trained, trainable, trainable_copy
 from fivefold.align._loop import Done
 from fivefold.align._pack import Item, Row, pack, rows_of
-from fivefold.align._policy import answer_states
+from fivefold.align._policy import answer_states, entered
+from fivefold.align._processes import ALONE, Processes
 from fivefold.runtime._structure import width
 from fivefold.types import plain
 
@@ -35,13 +36,22 @@ class Scalar:
 
     @classmethod
     def fresh(
-        cls, module: Any, lora: Lora, outputs: int, start: Path | None = None, *, checkpointing: bool = False
+        cls,
+        module: Any,
+        lora: Lora,
+        outputs: int,
+        start: Path | None = None,
+        *,
+        checkpointing: bool = False,
+        together: Processes = ALONE,
     ) -> Scalar:
         """On `module`'s weights with a new adapter, or the one in `start` (with its head where it has one).
 
-        A new head is drawn with variance 1 / (D + 1)^2 (Stiennon et al. 2020), so that outputs start near 0.
+        A new head is drawn with variance 1 / (D + 1)^2 (Stiennon et al. 2020), so that outputs start near 0. Trunk and
+        head are split over the processes where `together` splits weights.
         """
-        trained = trainable_copy(module, lora if start is None else None, start, checkpointing=checkpointing)
+        lora_, split = lora if start is None else None, together.parts > 1
+        trained = trainable_copy(module, lora_, start, checkpointing=checkpointing, split=split)
         weight = module.get_input_embeddings().weight
         head = nn.Linear(width(module), outputs, device=weight.device)
         nn.init.normal_(head.weight, std=1 / (width(module) + 1))
@@ -49,6 +59,7 @@ class Scalar:
         made = cls(trained, head)
         if start is not None and (start.parent / HEAD).exists():
             head.load_state_dict(load_file(start.parent / HEAD))
+        together.split(trained, head)
         return made
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -57,14 +68,18 @@ class Scalar:
 
     def values(self, row: Row) -> Tensor:
         """Float32 outputs [R, K] where answer tokens are predicted: a critic's values before each token."""
-        out: Tensor = self.head(answer_states(causal_lm(self.trained), row).float())
-        return out
+        return self.at(row, slice(None))
 
     def at_ends(self, row: Row) -> Tensor:
         """Float32 outputs [answers, K] at the last token of each answer of a row made by `pack_ends`."""
         ends = [of_item[i].stop - 1 for of_item in row.answers for i in range(len(of_item))]
-        states = answer_states(causal_lm(self.trained), row)
-        out: Tensor = self.head(states[ends].float())
+        return self.at(row, ends)
+
+    def at(self, row: Row, where: Sequence[int] | slice) -> Tensor:
+        """Float32 outputs [n, K] at places `where` among the R positions of a row that are read."""
+        module = causal_lm(self.trained)
+        states = entered(module, lambda: answer_states(module, row))
+        out: Tensor = self.head(states[where].float())
         return out
 
     @torch.no_grad()
@@ -78,16 +93,28 @@ class Scalar:
             found |= dict(zip(indices, parts, strict=True))
         return torch.stack([found[i] for i in range(len(items))])
 
-    def save(self, out: Path) -> Path:
-        """Write `out/adapter` and the head beside it; returns the adapter's folder."""
-        path = save_trained(self.trained, out)
-        save_file({name: p.detach().cpu().contiguous() for name, p in self.head.named_parameters()}, out / HEAD)
+    def save(self, out: Path, weights: Mapping[str, Tensor] | None = None) -> Path:
+        """Write `out/adapter` and the head beside it; returns the adapter's folder. `weights`: those of `parameters`,
+        undivided, where they are split over processes."""
+        path = save_trained(self.trained, out, weights)
+        head = {name: (weights[f"head.{name}"] if weights else p) for name, p in self.head.named_parameters()}
+        save_file({name: p.detach().cpu().contiguous() for name, p in head.items()}, out / HEAD)
         return path
 
 
-def settle(scalar: Scalar, record: Path, done: Done, about: Mapping[str, Any]) -> None:
-    """Write a trained scalar model and then its record (`about` and what the loop says), and drop its checkpoint."""
-    path = scalar.save(record.parent)
+def settle(scalar: Scalar, record: Path, done: Done, about: Mapping[str, Any], together: Processes = ALONE) -> None:
+    """Write a trained scalar model and then its record (`about` and what the loop says), and drop its checkpoint.
+
+    Called in all processes: the first one writes.
+    """
+    weights = together.whole(scalar.parameters()) if together.parts > 1 else None
+    together.told(lambda: _settle(scalar, record, done, about, weights))
+
+
+def _settle(
+    scalar: Scalar, record: Path, done: Done, about: Mapping[str, Any], weights: Mapping[str, Tensor] | None
+) -> None:
+    path = scalar.save(record.parent, weights)
     found = {**about, "path": path.name, "weights": plain(done.weights), "history": done.history}
     _checkpoint.write_json(record, {**found, "tokens": done.tokens, "seconds": round(done.seconds, 2)})
     _checkpoint.drop(record.parent)

@@ -104,30 +104,34 @@ class Shards(Processes):
             return whole.to(like.device)
         return distribute_tensor(whole.to(self.on), like.device_mesh, like.placements, src_data_rank=None)
 
-    def split(self, trained: Any) -> None:
-        """Split the weights of a model made with `trainable_copy(..., split=True)`, layer by layer."""
-        self.agree("the weights to be split", _checksum(trained))
+    def split(self, trained: Any, *beside: nn.Module) -> None:
+        """Split the weights of a model made with `trainable_copy(..., split=True)`, layer by layer, and of modules
+        beside it that are called by themselves (a head, which is computed in its own dtype)."""
+        self.agree("the weights to be split", [_checksum(m) for m in (trained, *beside)])
         module = causal_lm(trained)
-        for part in (*decoder_layers(module), module):
-            fully_shard(
-                part, mesh=self.mesh, reshard_after_forward=self.reshard or part is module, mp_policy=self.policy
-            )
-            part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)
-            # what is gathered first decides for good which weights get gradients: now, before an adapter is switched off
-            part.unshard()
-            part.reshard()
-        module.set_reduce_scatter_unused_params(True)
+        for layer in decoder_layers(module):
+            self._split(layer, self.policy, self.reshard)
+        for whole, policy in ((module, self.policy), *((m, MixedPrecisionPolicy()) for m in beside)):
+            self._split(whole, policy, True)
         module.within = _call
         register_fsdp_forward_method(module, "within")
         _all_split(trained)
+        # the first use settles which weights have gradients: it must not be one with the adapter switched off
+        module.within(lambda: None)
+        for part in (m for m in module.modules() if isinstance(m, FSDPModule)):
+            part.unshard()
+            part.reshard()
+
+    def _split(self, part: Any, policy: MixedPrecisionPolicy, reshard: bool) -> None:
+        fully_shard(part, mesh=self.mesh, reshard_after_forward=reshard, mp_policy=policy)
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
+        part.set_reduce_scatter_unused_params(True, recurse=False)
 
 
-def sharded(state: Any, device: torch.device) -> Shards:
-    """The processes of accelerate's `state`, which split weights; the model that is to be split is on `device`.
-
-    Raises UsageError for settings of FSDP that would have to be ignored, or for a model that is not on the CPU.
-    """
+def check_settings(device: torch.device) -> None:
+    """Raise UsageError for settings of FSDP that would have to be ignored, or for a model (on `device`) that does not lie
+    on the CPU."""
     for name, values in ACCEPTED.items():
         found = os.environ.get(name, "1" if name == "FSDP_VERSION" else values[0])
         if found.lower() not in [v.lower() for v in values]:
@@ -141,6 +145,10 @@ def sharded(state: Any, device: torch.device) -> Shards:
             got=device,
             next_step="load it with device='cpu'",
         )
+
+
+def sharded(state: Any) -> Shards:
+    """The processes of accelerate's `state`, which split weights as its configuration in the environment says."""
     half = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() == "bf16"
     return Shards(
         rank=state.process_index,

@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fivefold.align import _checkpoint, _ranges
-from fivefold.align._adapter import Lora, causal_lm
+from fivefold.align._adapter import Lora
 from fivefold.align._loop import OnStep, Part, TrainConfig, check_settings, descend, over_rows, seeded
 from fivefold.align._pack import Item, rows_of
-from fivefold.align._policy import answer_states
 from fivefold.align._processes import ALONE, Processes, processes
 from fivefold.align._scalar import Scalar, pack_ends, settle
 from fivefold.align.data.steps import Steps, step_ends
@@ -91,8 +90,8 @@ def train_steps(
     check_steps(answers)
     options = config_of(module, settings.loss_options)
     watched = held_out if settings.check_steps else ()
-    key = run_key(model, digest([list(answers), list(watched)]), settings, start)
-    together = processes(next(model.module.parameters()).device)
+    together = processes(next(model.module.parameters()).device, shards=True)
+    key = run_key(model, digest([list(answers), list(watched)]), settings, start, together)
     if _checkpoint.read_json(out / RECORD) is None:
         trainer = _Trainer(model, list(answers), list(watched), config, module, options, start, together)
         trainer.run(out, key, sinks, on_step)
@@ -125,7 +124,9 @@ class _Trainer:
         with seeded(settings.seed):
             assert settings.adapter is not None
             again = settings.gradient_checkpointing
-            scalar = Scalar.fresh(self.model.module, settings.adapter, 1, self.start, checkpointing=again)
+            scalar = Scalar.fresh(
+                self.model.module, settings.adapter, 1, self.start, checkpointing=again, together=self.together
+            )
             scalar.trained.train()
 
             def backward(step: int) -> tuple[float, dict[str, float], int]:
@@ -147,7 +148,7 @@ class _Trainer:
 
             about = {"key": key, "model": self.model.fingerprint, "config": plain(self.config)}
             about["answers"] = len(self.answers)
-            self.together.told(lambda: settle(scalar, out / RECORD, done, about))
+            settle(scalar, out / RECORD, done, about, self.together)
 
     def _batch(self, scalar: Scalar, batch: Sequence[Steps], step: int) -> tuple[float, dict[str, float], int]:
         """One batch's gradient, row by row; a row counts by its share of the labelled steps."""
@@ -178,8 +179,7 @@ def outputs_of(scalar: Scalar, answers: Sequence[Steps]) -> tuple[Tensor, Tensor
     """The head's outputs [N, S] at the ends of all steps of a row of answers, and where there is a step [N, S]."""
     row = pack_ends([a.item for a in answers])
     places = [of_item[0].start + end for a, of_item in zip(answers, row.answers, strict=True) for end in a.ends]
-    states = answer_states(causal_lm(scalar.trained), row)
-    flat = scalar.head(states[places].float())[:, 0]
+    flat = scalar.at(row, places)[:, 0]
     parts = torch.split(flat, [len(a.ends) for a in answers])
     there = [torch.ones(len(p), dtype=torch.bool, device=flat.device) for p in parts]
     return pad_sequence(list(parts), True), pad_sequence(there, True)

@@ -109,8 +109,8 @@ def train_reward(
     check_settings(settings, held_out=False)
     check_items(pairs.items, load("dpo"))
     options = config_of(module, settings.loss_options)
-    key = run_key(model, digest([pairs, config.heads]), settings, start)
-    together = processes(next(model.module.parameters()).device)
+    together = processes(next(model.module.parameters()).device, shards=True)
+    key = run_key(model, digest([pairs, config.heads]), settings, start, together)
     if _checkpoint.read_json(out / RECORD) is None:
         _train(model, pairs, config, out, key, start, on_step, module, options, together)
     record = _checkpoint.read_json(out / RECORD)
@@ -143,7 +143,7 @@ def _train(
     with seeded(settings.seed):
         assert settings.adapter is not None
         heads, again = getattr(module, "HEADS", config.heads), settings.gradient_checkpointing
-        scalar = Scalar.fresh(model.module, settings.adapter, heads, start, checkpointing=again)
+        scalar = Scalar.fresh(model.module, settings.adapter, heads, start, checkpointing=again, together=together)
         scalar.trained.train()
 
         def backward(step: int) -> tuple[float, dict[str, float], int]:
@@ -162,13 +162,11 @@ def _train(
         )
         scalar.trained.eval()
 
-        def write() -> None:
+        about: dict[str, Any] = {"key": key, "model": model.fingerprint, "config": plain(config), "pairs": len(items)}
+        if together.first or together.parts > 1:
             raw = _reduce(scalar.score(items, settings.row_tokens), settings.loss, config.pessimism)
-            about = {"key": key, "model": model.fingerprint, "config": plain(config), "pairs": len(items)}
             about |= {"mean": raw.mean().item(), "scale": max(raw.std().item(), 1e-6)}
-            settle(scalar, out / RECORD, done, about)
-
-        together.told(write)
+        settle(scalar, out / RECORD, done, about, together)
 
 
 def _backward(

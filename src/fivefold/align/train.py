@@ -158,12 +158,10 @@ def train(
     check_items(items, loss_module)
     data_digest, everything = digest(items), [*items, *held_out]
     together = processes(next(model.module.parameters()).device, shards=True)
-    key = run_key(model, data_digest, config, start)
+    key = run_key(model, data_digest, config, start, together)
     if held_out:
         check_items(held_out, loss_module)
         key = digest([key, held_out])
-    if together.computed_in is not None:
-        key = digest([key, str(together.computed_in)])
     if (before := finished(out, key)) is not None:
         return before
 
@@ -481,12 +479,16 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig, together: 
     )
 
 
-def run_key(model: WhiteBox, data_digest: str, config: TrainConfig, start: Path | None) -> str:
-    """Digest of everything that fixes the run: model, data, configuration, starting adapter. A run may go on with other
-    settings of `WITHOUT_EFFECT`: one that ended for want of memory, with gradient checkpointing."""
+def run_key(
+    model: WhiteBox, data_digest: str, config: TrainConfig, start: Path | None, together: Processes = ALONE
+) -> str:
+    """Digest of everything that fixes the run: model, data, configuration, starting adapter, and the dtype that is
+    computed in where it is not the model's. A run may go on with other settings of `WITHOUT_EFFECT`: one that ended for
+    want of memory, with gradient checkpointing."""
     settings = {k: v for k, v in asdict(config).items() if k not in WITHOUT_EFFECT}
     begun = None if start is None else _checkpoint.digest_folder(start)
-    return digest({"model": model.fingerprint, "data": data_digest, "config": settings, "start": begun})
+    found = {"model": model.fingerprint, "data": data_digest, "config": settings, "start": begun}
+    return digest(found if together.computed_in is None else {**found, "computed_in": str(together.computed_in)})
 
 
 def announce(loss: str, expected: Estimate, module: Any, together: Processes) -> None:
