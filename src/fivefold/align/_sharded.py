@@ -31,13 +31,14 @@ from fivefold.runtime._structure import decoder_layers
 
 T = TypeVar("T")
 ACCEPTED = {
-    "FSDP_VERSION": ("2",),
-    "FSDP_AUTO_WRAP_POLICY": ("TRANSFORMER_BASED_WRAP",),
-    "FSDP_OFFLOAD_PARAMS": ("false",),
-    "FSDP_ACTIVATION_CHECKPOINTING": ("false",),
-    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false",),
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
 }
-"""Settings of accelerate with the values that this does; unset is fine but for the version, of which 1 is the default."""
+"""Settings of accelerate with what is done here; unset is fine but for the version, of which 1 is accelerate's default."""
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -48,7 +49,6 @@ class Shards(Processes):
     mesh: DeviceMesh = field(compare=False)
     on: torch.device
     policy: MixedPrecisionPolicy = field(default_factory=MixedPrecisionPolicy)
-    reshard: bool = True
 
     @property
     def parts(self) -> int:
@@ -67,12 +67,12 @@ class Shards(Processes):
 
     def mine(self, costs: Sequence[int]) -> list[int]:
         """Which pieces of work are this process's, dearest first: what all do at one time costs about as much."""
-        return sorted(range(len(costs)), key=lambda i: -costs[i])[self.rank :: self.size]
+        return _dearest_first(costs)[self.rank :: self.size]
 
     def idle(self, costs: Sequence[int]) -> list[int]:
         """The cheapest piece where this process has one less to do than the first: it has to gather with the others."""
         missing = -(-len(costs) // self.size) - len(self.mine(costs))
-        return [min(range(len(costs)), key=lambda i: costs[i])] * missing
+        return _dearest_first(costs)[-1:] * missing
 
     def add_up(self, params: Mapping[str, nn.Parameter]) -> None:
         """Nothing: every backward pass has left the sum over the processes."""
@@ -107,12 +107,13 @@ class Shards(Processes):
     def split(self, trained: Any, *beside: nn.Module) -> None:
         """Split the weights of a model made with `trainable_copy(..., split=True)`, layer by layer, and of modules
         beside it that are called by themselves (a head, which is computed in its own dtype)."""
-        self.agree("the weights to be split", [_checksum(m) for m in (trained, *beside)])
+        what = "the weights to be split (one may have loaded none, for fsdp_cpu_ram_efficient_loading)"
+        self.agree(what, [checksum(m) for m in (trained, *beside)])
         module = causal_lm(trained)
-        for layer in decoder_layers(module):
-            self._split(layer, self.policy, self.reshard)
-        for whole, policy in ((module, self.policy), *((m, MixedPrecisionPolicy()) for m in beside)):
-            self._split(whole, policy, True)
+        for part in (*decoder_layers(module), module):
+            self._split(part, self.policy)
+        for part in beside:
+            self._split(part, MixedPrecisionPolicy())
         module.within = _call
         register_fsdp_forward_method(module, "within")
         _all_split(trained)
@@ -122,8 +123,9 @@ class Shards(Processes):
             part.unshard()
             part.reshard()
 
-    def _split(self, part: Any, policy: MixedPrecisionPolicy, reshard: bool) -> None:
-        fully_shard(part, mesh=self.mesh, reshard_after_forward=reshard, mp_policy=policy)
+    def _split(self, part: Any, policy: MixedPrecisionPolicy) -> None:
+        # let go of after every pass, or what is changed between passes (an average, shown) would not be gathered again
+        fully_shard(part, mesh=self.mesh, reshard_after_forward=True, mp_policy=policy)
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
         part.set_reduce_scatter_unused_params(True, recurse=False)
@@ -132,12 +134,10 @@ class Shards(Processes):
 def check_settings(device: torch.device) -> None:
     """Raise UsageError for settings of FSDP that would have to be ignored, or for a model (on `device`) that does not lie
     on the CPU."""
-    for name, values in ACCEPTED.items():
-        found = os.environ.get(name, "1" if name == "FSDP_VERSION" else values[0])
-        if found.lower() not in [v.lower() for v in values]:
-            raise UsageError(
-                f"{name} of accelerate's configuration is not known here", expected=" or ".join(values), got=found
-            )
+    for name, value in ACCEPTED.items():
+        found = os.environ.get(name, "1" if name == "FSDP_VERSION" else value)
+        if found.lower() != value.lower():
+            raise UsageError(f"{name} of accelerate's configuration would be ignored", expected=value, got=found)
     if device.type != "cpu":
         raise UsageError(
             "a model whose weights are to be split must not lie whole on every accelerator",
@@ -155,16 +155,19 @@ def sharded(state: Any) -> Shards:
         size=state.num_processes,
         mesh=init_device_mesh(state.device.type, (state.num_processes,)),
         on=state.device,
-        policy=MixedPrecisionPolicy(*((torch.bfloat16, torch.float32) if half else ())),
-        reshard=os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
+        policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy(),
     )
+
+
+def _dearest_first(costs: Sequence[int]) -> list[int]:
+    return sorted(range(len(costs)), key=lambda i: -costs[i])
 
 
 def _call(compute: Callable[[], T]) -> T:
     return compute()
 
 
-def _checksum(module: nn.Module) -> int:
+def checksum(module: nn.Module) -> int:
     """A number that differs where weights do (those of a process that loaded none, say), whatever the order of the sum."""
     params = [p.detach() for p in module.parameters()]
     return sum(int(p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64)) for p in params)

@@ -3,7 +3,7 @@
 Read `train` first, then `_loop.descend`, the loop itself. What makes it fast is in two other files: `_pack` (a prompt is computed
 once for all its answers, a system prompt once for a whole row, and nothing is padded) and `_policy` (vocabulary logits
 only where an answer is read). What makes it safe to kill is in `_checkpoint`, what spreads it over processes in
-`_processes`, what it leaves (last, averaged or best weights) in `_leaving`.
+`_processes`, what splits its weights over them in `_sharded`, what it leaves (last, averaged or best weights) in `_leaving`.
 """
 
 from __future__ import annotations
