@@ -49,7 +49,7 @@ except TrainingError as error:
 
 RUNS = {
     "rpo": several("rpo"),
-    "sft": several("rpo", ema=0.9, check_steps=2, adapter=Lora(r=4, from_layer=2)),
+    "sft": several("rpo", ema=0.9, check_steps=2, adapter=Lora(r=4, from_layer=2, dropout=0.1)),
     "kto": several("kto"),
     "full": several("dpo", adapter=None, lr=1e-4),
     "reward": train_rewards,
