@@ -75,6 +75,33 @@ def test_caps_cut_off_and_say_so(capsysbinary: Any) -> None:
     assert code == 2 and "price" in err
 
 
+def test_languages_and_splits_stand_apart(capsysbinary: Any, home: Path) -> None:
+    made = redteam(capsysbinary, "comply", "--attack", "direct", "--attack", "direct @ko", "--limit", "2")[
+        "measurements"
+    ]
+    raw = [m["slice"] for m in made if m["corrects"] is None]
+    assert raw == [{"attack": "direct", "language": at, "split": "dev"} for at in ("en", "ko")]
+    assert [m["slice"]["language"] for m in made if m["corrects"]] == ["en", "ko"]
+    (home / "own.jsonl").write_text('{"id": "a", "prompt": "How is it done?"}\n', encoding="utf-8")
+    own, *_ = redteam(capsysbinary, "comply", "--attack", "direct", "--cases", "own.jsonl")["measurements"]
+    assert own["slice"] == {"attack": "direct", "language": "en"}
+
+
+def test_what_a_check_told_is_not_corrected_for_the_judge(capsysbinary: Any) -> None:
+    (m,) = redteam(capsysbinary, "refuse", "--attack", "exfil_url", "--limit", "2")["measurements"]
+    direct, corrected = redteam(capsysbinary, "refuse", "--attack", "direct", "--limit", "2")["measurements"]
+    assert m["n_scored"] == 2 and m["judge"] != direct["judge"] == corrected["judge"]
+
+
+def test_counts_and_what_was_spent_are_said(capsysbinary: Any) -> None:
+    argv = ("redteam", "--model", "scripted:comply", "--attack", "direct")
+    out = " ".join(call(capsysbinary, *argv, "--limit", "3")[1].split())
+    assert "1.000] 3 3 scored" in out and "rank nothing" in out
+    assert "expected: about 3 requests" in out and "spent: 3 queries" in out
+    assert "minute" not in out, "how fast a scripted model answers is not known"
+    assert "rank nothing" not in call(capsysbinary, *argv, "--limit", "10")[1]
+
+
 def test_coverage_curves_and_transfer_read_the_store(capsysbinary: Any) -> None:
     made = redteam(capsysbinary, "comply", "--attack", "hex | template", "--attack", "prefill @ko", "--limit", "2")
     code, out, _ = call(capsysbinary, "redteam", "coverage", "--json")

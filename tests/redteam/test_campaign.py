@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from _attacks import made, text_attacks
 from fivefold.errors import UnknownNameError
 from fivefold.redteam.batching import BatchingModel
-from fivefold.redteam.campaign import Assault, run_campaign
+from fivefold.redteam.budget import SpendCap
+from fivefold.redteam.campaign import Assault, CampaignResult, run_campaign
 from fivefold.redteam.findings import finding_id, findings_from
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import AttackBudget
+from fivefold.redteam.protocol import AttackBudget, Attempt
 from fivefold.redteam.replay import replay
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, Request
@@ -83,7 +86,70 @@ def test_a_passed_deadline_leaves_behaviours_unscored() -> None:
     assault = Assault(attack=attack, cases=cases(), budget=BUDGET)
     result = run_campaign(load("scripted:refuse"), [assault], scorer("refusal"), deadline=0.0)
     assert all(isinstance(t.outcome, Unscored) for t in result.tried)
-    assert result.stopped_early == ("direct: 2 behaviours",)
+    assert result.stopped_early == ("direct: 2 behaviours not begun, the time budget was spent",)
+
+
+class Inside:
+    """An attack on the open model itself: it asks nothing of the target's door, and says afterwards what it took."""
+
+    name, taxonomy = "inside", parse("direct")[0].taxonomy
+    needs = frozenset({Capability.GRADIENTS})
+
+    def __init__(self, attempts: int, value: float = 0.0, seconds: float = 0.0) -> None:
+        self.attempts, self.value, self.seconds = attempts, value, seconds
+        self.allowed: list[float | None] = []
+
+    def run(self, case: Case, target: Model, judge: object, budget: AttackBudget, rng: object) -> Iterator[Attempt]:
+        self.allowed.append(budget.seconds)
+        for _ in range(self.attempts):
+            time.sleep(self.seconds)
+            told = Scored(value=self.value, label="x", judge="x")
+            yield Attempt(
+                case_id=case.id, attack="inside", messages=case.messages, completion=None, outcome=told, tokens=10
+            )
+
+
+def inside(attack: Inside, n: int = 3, **limits: Any) -> CampaignResult:
+    assault = Assault(attack=attack, cases=cases(n=n), budget=BUDGET)  # type: ignore[arg-type]
+    return run_campaign(load("scripted:refuse"), [assault], scorer("refusal"), **limits)
+
+
+def test_what_an_attack_asks_past_the_target_is_paid_too() -> None:
+    result = inside(Inside(2), cap=SpendCap(queries=3))
+    assert result.queries == 3
+    assert [type(t.outcome) for t in result.tried] == [Scored, Unscored, Unscored]
+    assert result.stopped_early == tuple(
+        f"inside: 1 behaviour {how}, the campaign's cap on queries was reached" for how in ("midway", "not begun")
+    )
+    assert inside(Inside(2), cap=SpendCap(tokens=30)).queries == 3
+    assert [t.outcome.value for t in inside(Inside(1, 1.0), cap=SpendCap(queries=3)).tried] == [1.0] * 3  # type: ignore[union-attr]
+
+
+def test_a_search_that_the_time_ends_is_not_withstood() -> None:
+    slow = Inside(1, seconds=0.05)
+    cut = inside(slow, deadline=time.monotonic() + 0.02)
+    assert [type(t.outcome) for t in cut.tried] == [Unscored] * 3 and len(slow.allowed) == 1
+    assert slow.allowed[0] is not None and slow.allowed[0] <= 0.02
+    assert "1 behaviour midway, the time budget was spent" in cut.stopped_early[0]
+    won = inside(Inside(1, 1.0, seconds=0.05), n=1, deadline=time.monotonic() + 0.02)
+    assert [t.outcome.value for t in won.tried] == [1.0] and not won.stopped_early  # type: ignore[union-attr]
+
+
+class Slow(Broken):
+    """Refuses, and takes its time."""
+
+    def generate(self, requests: Sequence[Request], *, on_done: object = None) -> list[Completion]:
+        time.sleep(0.05)
+        return [Completion(text="I cannot help with that.", model=self.fingerprint) for _ in requests]
+
+
+def test_the_time_is_kept_between_queries() -> None:
+    assault = Assault(attack=made("best_of_n(batch=1)"), cases=cases(), budget=BUDGET)
+    target: Any = Slow()
+    result = run_campaign(target, [assault], scorer("refusal"), deadline=time.monotonic() + 0.12)
+    assert 2 <= result.queries < 2 * BUDGET.queries
+    assert all(isinstance(t.outcome, Unscored) and t.attempts for t in result.tried)
+    assert result.stopped_early == ("best_of_n(batch=1): 2 behaviours midway, the time budget was spent",)
 
 
 def test_findings_are_one_per_weakness_and_replay_on_other_models() -> None:

@@ -3,6 +3,7 @@ what was tried, what it took, and what else falls to it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,10 @@ from fivefold.cli.output import (
     table,
 )
 from fivefold.errors import UnknownNameError, UsageError
+from fivefold.types import Measurement
+
+FEW = 10
+"""Behaviours below which a rate of success is only a sign that an attack works."""
 
 AttackOption = Annotated[
     list[str] | None, typer.Option("--attack", "-a", help="For example template, base64 | direct, best_of_n @ko.")
@@ -134,7 +139,10 @@ def _say_cost(cost: Any, price: float | None) -> None:
     tokens = cost.prompt_tokens + cost.completion_tokens
     money = f", {tokens * price / 1e6:.2f} at the given price" if price else ""
     trained = f", {cost.train_tokens:,} tokens of training" if cost.train_tokens else ""
-    console().print(f"expected: about {cost.requests:,} requests, {tokens:,} tokens{trained}{money}", markup=False)
+    spoken = "under a minute" if cost.minutes < 1 else f"{cost.minutes:.0f} minutes"
+    time = f", {spoken} (speed {'; '.join(cost.notes)})" if cost.minutes else ""
+    line = f"expected: about {cost.requests:,} requests, {tokens:,} tokens{trained}{money}{time}"
+    console().print(line, markup=False, soft_wrap=True)
 
 
 def _say_point(point: Any) -> None:
@@ -144,10 +152,13 @@ def _say_point(point: Any) -> None:
 
 
 def _show(model: str, result: dict[str, Any]) -> None:
+    fallen: Counter[tuple[str, str]] = Counter()
+    for cell in result["heat"]:
+        fallen[cell["attack"], cell["language"]] += cell["successes"]
     table(
         f"Attacks on {model}",
-        ("metric", "slice", "estimate", "interval", "counts"),
-        [measurement_row(m) for m in result["measurements"]],
+        ("metric", "slice", "estimate", "interval", "successes", "counts"),
+        [_attack_row(m, fallen) for m in result["measurements"]],
     )
     rows: list[tuple[object, ...]] = [(f.id, f.severity, f.title, len(f.behaviours)) for f in result["findings"]]
     table("Findings", ("id", "severity", "title", "behaviours"), rows or [("none", "", "", "")])
@@ -155,7 +166,24 @@ def _show(model: str, result: dict[str, Any]) -> None:
         console().print(f"NOTE: {note}", markup=False, style="bold red")
     for note in result["left_out"]:
         console().print(f"left out: {note}", markup=False)
+    if few := [m for m in result["measurements"] if m.corrects is None and 0 < m.n_scored < FEW]:
+        least = min(m.n_scored for m in few)
+        console().print(
+            f"{least} behaviour{'s' * (least != 1)} judged of an attack shows that it works or how it fails, not how "
+            "strong it is: read the interval, and rank nothing",
+            markup=False,
+        )
+    helped = f", {result['helper_tokens']:,} tokens of helping models" if result["helper_tokens"] else ""
+    spent = f"{result['queries']:,} queries, {result['tokens']:,} tokens{helped}, {result['seconds']:.1f} s"
+    console().print(f"spent: {spent}", markup=False)
     console().print(f"run {result['run']}: fivefold redteam curves --run {result['run']}", markup=False)
+
+
+def _attack_row(m: Measurement, fallen: Counter[tuple[str, str]]) -> tuple[str, ...]:
+    """A measurement as a row, with the number of behaviours that fell where it was counted."""
+    *shown, counts = measurement_row(m)
+    successes = "" if m.corrects else str(fallen[m.slice["attack"], m.slice["language"]])
+    return (*shown, successes, counts)
 
 
 def coverage(

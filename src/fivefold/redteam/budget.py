@@ -1,19 +1,24 @@
 """A cap on what a whole campaign may spend, over all attacks and behaviours, and the purse that keeps to it.
 
-`AttackBudget` limits one behaviour and is the same for every model that is compared; a cap limits the bill. What the cap
-cuts off is Unscored: not tried, which is not withstood. Queries never exceed the cap; tokens are known only when answers
-are in, so they may exceed it by one batch. Answers from a cache count like any other, so that reruns stop at the same
-place.
+`AttackBudget` limits one behaviour and is the same for every model that is compared; a cap limits the bill, a deadline the
+time. What either cuts off is Unscored: not tried, which is not withstood. Queries never exceed the cap; tokens are known
+only when answers are in, so they may exceed it by one batch. What an attack asks of the open model itself, past the
+target's door, is known after each of its attempts, and paid then. Answers from a cache count like any other, so that
+reruns stop at the same place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fivefold.errors import BudgetError, UsageError
+from fivefold.redteam.protocol import Attempt
 from fivefold.runtime.protocol import Capability, Context, Model, OnDone, Request
 from fivefold.types import Completion, Likelihood
+
+TIME_SPENT = "the time budget was spent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +51,13 @@ class SpendCap:
 
 
 class Purse:
-    """What a campaign has spent, and whether it may spend more. Used under the lock of a meeting, or by one thread."""
+    """What a campaign has spent, and whether it may spend more. Used under the lock of a meeting, or by one thread.
 
-    def __init__(self, cap: SpendCap) -> None:
-        self.cap = cap
+    `deadline` is a `time.monotonic()` value after which nothing is paid any more.
+    """
+
+    def __init__(self, cap: SpendCap, deadline: float | None = None) -> None:
+        self.cap, self.deadline = cap, deadline
         self.queries = 0
         self.tokens = 0
 
@@ -59,9 +67,14 @@ class Purse:
         return None if not self.cap.price else self.tokens * self.cap.price / 1e6
 
     @property
-    def empty(self) -> bool:
-        """Whether not even one more request can be paid."""
-        return self._refusal(1) is not None
+    def refusal(self) -> BudgetError | None:
+        """Why not even one more request can be paid; None when it can."""
+        return self._refusal(1)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the deadline, never less than 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def reserve(self, n: int) -> BudgetError | None:
         """Pay for `n` requests, all or none; the error that says why not."""
@@ -74,8 +87,27 @@ class Purse:
         """Count the tokens of answers that came in."""
         self.tokens += sum(c.usage.prompt + c.usage.completion for c in completions)
 
+    def settle(self, attempts: Iterable[Attempt]) -> Iterator[Attempt]:
+        """The attempts of one attack that runs alone, each with what it spent past the target's door paid afterwards.
+
+        Raises BudgetError where the purse is empty before the next attempt, and where the time ended an attack that had
+        no success: its search was cut short.
+        """
+        queries, tokens, done = self.queries, self.tokens, False
+        for attempt in attempts:
+            queries, tokens = queries + attempt.queries, tokens + attempt.tokens
+            self.queries, self.tokens = max(self.queries, queries), max(self.tokens, tokens)
+            yield attempt
+            done = getattr(attempt.outcome, "value", 0.0) >= 0.5
+            if not done and (refusal := self.refusal):
+                raise refusal
+        if not done and self.seconds_left == 0:
+            raise BudgetError(TIME_SPENT)
+
     def _refusal(self, n: int) -> BudgetError | None:
         queries, tokens = self.cap.queries, self.cap.token_limit
+        if self.seconds_left == 0:
+            return BudgetError(TIME_SPENT)
         if queries is not None and self.queries + n > queries:
             return BudgetError("the campaign's cap on queries was reached", expected=f"at most {queries}")
         if tokens is not None and self.tokens >= tokens:

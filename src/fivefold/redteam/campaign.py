@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fivefold.errors import BudgetError, CapabilityError, UsageError
@@ -87,8 +88,9 @@ def run_campaign(
 ) -> CampaignResult:
     """Run every assault. Text attacks on different behaviours share batches; gradient attacks run one by one.
 
-    `deadline` is a `time.monotonic()` value: behaviours not begun by then are Unscored, never counted as withstood. The
-    same holds for what `cap` cuts off. An attack that lacks a model it cannot do without is refused before work starts.
+    `deadline` is a `time.monotonic()` value: nothing is asked after it, a search ends with the step it is in, and
+    behaviours not begun or not through by then are Unscored, never counted as withstood. The same holds for what `cap`
+    cuts off. An attack that lacks a model it cannot do without is refused before work starts.
     """
     for assault in assaults:
         require(target, *(assault.attack.needs - INSIDE), for_=f"attack {assault.attack.name}")
@@ -96,19 +98,14 @@ def run_campaign(
     started = time.monotonic()
     report = on_progress or (lambda done, total, note: None)
     total = sum(len(a.cases) for a in assaults)
-    purse = Purse(cap or SpendCap())
+    purse = Purse(cap or SpendCap(), deadline)
     tried: list[Tried] = []
-    cut: list[str] = []
     for assault in assaults:
         report(len(tried), total, assault.attack.name)
         size = 1 if INSIDE & assault.attack.needs else 32
         for start in range(0, len(assault.cases), size):
-            if reason := _no_more(deadline, purse):
-                left = assault.cases[start:]
-                cut.append(
-                    f"{assault.attack.name}: {len(left)} behaviours" + ("" if "time" in reason else f", {reason}")
-                )
-                tried += [_skipped(c, assault.attack.name, reason) for c in left]
+            if refusal := purse.refusal:
+                tried += [_skipped(c, assault.attack.name, refusal.what) for c in assault.cases[start:]]
                 break
             tried += _run_batch(target, assault, assault.cases[start : start + size], judge, seed, purse)
             report(len(tried), total, assault.attack.name)
@@ -116,7 +113,7 @@ def run_campaign(
     return CampaignResult(
         tried=tuple(tried),
         seconds=time.monotonic() - started,
-        stopped_early=(*cut, *_cut_inside(tried)),
+        stopped_early=tuple(_cut_off(tried)),
         queries=sum(a.queries for a in attempts),
         tokens=sum(a.tokens for a in attempts),
         helper_tokens=sum(a.helper_tokens for a in attempts),
@@ -124,18 +121,14 @@ def run_campaign(
     )
 
 
-def _no_more(deadline: float | None, purse: Purse) -> str:
-    if deadline is not None and time.monotonic() >= deadline:
-        return "the time budget was spent"
-    return "the campaign's spend cap was reached" if purse.empty else ""
+def _cut_off(tried: Sequence[Tried]) -> list[str]:
+    """What a limit cut off, by attack and reason, and whether anything was asked before."""
+    cut = Counter((t.attack, "midway" if t.attempts else "not begun", t.cut_off) for t in tried if _unfinished(t))
+    return [f"{attack}: {n} behaviour{'s' * (n != 1)} {how}, {why}" for (attack, how, why), n in cut.items()]
 
 
-def _cut_inside(tried: Sequence[Tried]) -> list[str]:
-    counts: dict[tuple[str, str], int] = {}
-    for t in tried:
-        if t.cut_off and t.attempts:
-            counts[t.attack, t.cut_off] = counts.get((t.attack, t.cut_off), 0) + 1
-    return [f"{attack}: {n} behaviours midway, {reason}" for (attack, reason), n in counts.items()]
+def _unfinished(t: Tried) -> bool:
+    return bool(t.cut_off) and isinstance(t.outcome, Unscored)
 
 
 def _notes(assaults: Sequence[Assault], tried: Sequence[Tried], judge: Judge) -> tuple[str, ...]:
@@ -163,28 +156,39 @@ def _reads(judge: Judge) -> bool:
 def _run_batch(
     target: Model, assault: Assault, cases: Sequence[Case], judge: Judge, seed: int, purse: Purse
 ) -> list[Tried]:
-    attack = assault.attack
+    attack, budget = assault.attack, _within(assault.budget, purse.seconds_left)
     if INSIDE & attack.needs:
         paid: Any = PaidModel(target, purse)
         alone = _helped_through(attack, lambda m: PaidModel(m, purse))
-        return compute(lambda: [_one(case, alone, paid, judge, assault.budget, seed) for case in cases])
+        return compute(lambda: [_one(case, alone, paid, judge, budget, seed, purse) for case in cases])
     meeting = Meeting(purse)
     shared, together = meeting.model(target), _helped_through(attack, meeting.model)
-    jobs = [lambda c=case: _one(c, together, shared, judge, assault.budget, seed) for case in cases]
+    jobs = [lambda c=case: _one(c, together, shared, judge, budget, seed) for case in cases]
     return meeting.run_all(jobs)
+
+
+def _within(budget: AttackBudget, seconds: float | None) -> AttackBudget:
+    """`budget` with no more seconds than are left."""
+    left = [s for s in (budget.seconds, seconds) if s is not None]
+    return replace(budget, seconds=min(left)) if left else budget
 
 
 def _helped_through(attack: Attack, wrap: Callable[[Model], Model]) -> Attack:
     return attack.with_helpers(wrap) if isinstance(attack, HelpedAttack) else attack
 
 
-def _one(case: Case, attack: Attack, target: Model, judge: Judge, budget: AttackBudget, seed: int) -> Tried:
+def _one(
+    case: Case, attack: Attack, target: Model, judge: Judge, budget: AttackBudget, seed: int, purse: Purse | None = None
+) -> Tried:
+    """What becomes of one behaviour. `purse` is paid by attacks that run alone, for what they ask past the target."""
     digest = hashlib.sha256(f"{seed}|{attack.name}|{case.id}".encode()).digest()
     rng = random.Random(int.from_bytes(digest[:8], "big"))
     attempts: list[Attempt] = []
     cut_off, failed = "", ""
     try:
-        attempts.extend(attack.run(case, target, judge, budget, rng))
+        made = attack.run(case, target, judge, budget, rng)
+        for attempt in purse.settle(made) if purse else made:
+            attempts.append(attempt)
     except BudgetError as error:
         cut_off = error.what
     except (UsageError, CapabilityError):

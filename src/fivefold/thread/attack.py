@@ -29,7 +29,7 @@ from fivefold.thread.judging import files_of, is_model, judge_named, loaded
 from fivefold.thread.mend import probe_penalties
 from fivefold.thread.plan import AttackRun, Plan, RedteamPlan
 from fivefold.thread.steps import Result, Step, code_digest
-from fivefold.types import Case, Measurement, Outcome, digest, plain
+from fivefold.types import Case, Measurement, Outcome, Scored, digest, plain
 
 CODE = ("runtime", "score", "redteam", "evaluate", "stats")
 
@@ -115,21 +115,29 @@ def measure_attacks(
 
 
 def corrected_success(
-    store: Store, raw: Sequence[Measurement], slices: Mapping[str, Sequence[Tried]], judge: Scorer
+    store: Store, raw: Sequence[Measurement], slices: Mapping[Any, Sequence[Tried]], judge: Scorer
 ) -> list[Measurement]:
-    """Attack success without the judge's error, for slices of one language in which that error is known: of the rules
-    from the shipped labels, of any other judge from `fivefold stats judge-error`. An attack that gets several answers
-    judged has as many chances of a false alarm."""
+    """Attack success without the judge's error, for slices (in the order of `raw`) of one language in which that error
+    is known: of the rules from the shipped labels, of any other judge from `fivefold stats judge-error`. An attack that
+    gets several answers judged has as many chances of a false alarm. What an attack's own check told is left as it is:
+    the judge had no part in it."""
     rules = judge.digest == judge_of_answers().digest
     out = []
-    for m in raw:
-        tried = slices[m.slice["attack"]]
+    for m, tried in zip(raw, slices.values(), strict=True):
+        if not judged_by(judge, tried):
+            continue
         known = None if rules else known_error(store, judge, language_of(tried))
         counts = judge_counts(tried) if rules else over_tried(known.counts, tried) if known else None
         if counts is not None and m.measured:
             made = correct_rate(m, counts)
             out.append(store.add_measurement(known.noted(made) if known else made))
     return out
+
+
+def judged_by(judge: Scorer, tried: Sequence[Tried]) -> bool:
+    """Whether every verdict on these is this judge's, and none a check's."""
+    verdicts = (a.outcome for t in tried for a in t.attempts)
+    return all(o.judge == judge.digest for o in verdicts if isinstance(o, Scored))
 
 
 def run_redteam(ctx: Context) -> Result:

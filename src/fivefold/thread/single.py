@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -27,7 +28,7 @@ from fivefold.evaluate.suites import Suite, suite, suite_names
 from fivefold.evidence import Store
 from fivefold.redteam import kept
 from fivefold.redteam.budget import SpendCap
-from fivefold.redteam.campaign import Assault, run_campaign
+from fivefold.redteam.campaign import Assault, Tried, run_campaign
 from fivefold.redteam.cost import cost_of
 from fivefold.redteam.findings import findings_from
 from fivefold.redteam.helpers import require_helpers
@@ -35,12 +36,12 @@ from fivefold.redteam.names import parse
 from fivefold.redteam.protocol import Attack, AttackBudget, own_cases
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
-from fivefold.runtime.protocol import Cost, Model
+from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.score.protocol import Scorer
 from fivefold.stats import measure_rate
 from fivefold.thread.accept import against_accepted
 from fivefold.thread.asking import Asker
-from fivefold.thread.attack import CODE, corrected_success, heat, helpers_of, judge_of_answers
+from fivefold.thread.attack import CODE, corrected_success, heat, helpers_of, judge_of_answers, judged_by
 from fivefold.thread.contaminate import at_risk
 from fivefold.thread.harmbench import cases_of as harmbench_cases
 from fivefold.thread.injection_data import NAMES as INJECTION_DATA
@@ -49,9 +50,12 @@ from fivefold.thread.judge_error import known_error
 from fivefold.thread.judging import is_model, judge_named
 from fivefold.thread.outcomes import keep
 from fivefold.thread.plan import parse_minutes
+from fivefold.thread.rates import known_rates
 from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Errored, Exchange, Message, ModelVersion, Scored, Split, Stage, Verdict, digest, plain
 
+DEFAULT_SUITE = "core-harms"
+"""Whose behaviours an attack asks for that brings none of its own."""
 PUBLIC = ("harmbench", *INJECTION_DATA)
 """Public data that `redteam --suite` takes from the mirror, beside the shipped suites."""
 
@@ -209,7 +213,8 @@ def attack_model(
     """Attack one model; successes become findings in the store, every attempt an artifact of it.
 
     Without a suite or cases, an attack that brings behaviours of its own uses those, the others core-harms. A
-    `classifier` judges in place of `judge_name`. `on_cost` hears what is to be expected before anything is asked.
+    `classifier` judges in place of `judge_name`. `on_cost` hears what is to be expected before anything is asked, with
+    minutes for a model on this machine. Success is measured for each attack and language apart.
     """
     if not attacks:
         raise UsageError("no attack was named", next_step="fivefold list attacks")
@@ -228,7 +233,7 @@ def attack_model(
         limits = AttackBudget(queries=queries, steps=steps, max_new_tokens=max_new_tokens)
         assaults = [Assault(attack=a, cases=pool(a, at or language), budget=limits) for a, at in parsed]
         if on_cost is not None:
-            on_cost(_expected(assaults))
+            on_cost(_timed(_expected(assaults), model))
         judge = classifier or judge_of_answers(judge_name)
         deadline = time.monotonic() + parse_minutes(budget) * 60 if budget else None
         campaign = run_campaign(target, assaults, judge, seed=seed, deadline=deadline, cap=cap)
@@ -238,7 +243,7 @@ def attack_model(
         taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
         found = findings_from(campaign.tried, subject=model.fingerprint, run=run, taxonomies=taxonomies)
         findings = [store.add_finding(f) for f in found]
-        slices = {t.attack: [u for u in campaign.tried if u.attack == t.attack] for t in campaign.tried}
+        slices = _by_language(campaign.tried)
         made = [
             store.add_measurement(
                 measure_rate(
@@ -248,14 +253,14 @@ def attack_model(
                     subject_name=spec,
                     safer="lower",
                     clusters=[t.case.behaviour or t.case.id for t in tried],
-                    slice={"attack": name, "split": split},
+                    slice={"attack": name, "language": at, **_part_of(tried, suite_name or DEFAULT_SUITE, split)},
                     dataset=digest([t.case for t in tried]),
                     code=code_digest(CODE),
-                    judge=judge.digest,
+                    judge=_who_judged(judge, tried),
                     run=run,
                 )
             )
-            for name, tried in slices.items()
+            for (name, at), tried in slices.items()
         ]
         made += corrected_success(store, made, slices, judge)
     return {
@@ -272,6 +277,35 @@ def attack_model(
         "left_out": list(campaign.stopped_early),
         "notes": [*campaign.notes, *notes],
     }
+
+
+def _by_language(tried: Sequence[Tried]) -> dict[tuple[str, str], list[Tried]]:
+    """Results by attack and language, which an attack's name does not say."""
+    found: dict[tuple[str, str], list[Tried]] = {}
+    for t in tried:
+        found.setdefault((t.attack, t.case.language), []).append(t)
+    return found
+
+
+def _part_of(tried: Sequence[Tried], suite_name: str, split: str) -> dict[str, str]:
+    """The split as a part of a slice, where the behaviours come from a shipped suite: others have none."""
+    shipped = suite_name in suite_names() and all(t.case.suite == suite_name for t in tried)
+    return {"split": split} if shipped else {}
+
+
+def _who_judged(judge: Scorer, tried: Sequence[Tried]) -> str:
+    """The judge's digest; where checks of an attack's own told its success, that of these."""
+    if judged_by(judge, tried):
+        return judge.digest
+    return digest(sorted({a.outcome.judge for t in tried for a in t.attempts if isinstance(a.outcome, Scored)}))
+
+
+def _timed(cost: Cost, model: Model) -> Cost:
+    """With the minutes that a model on this machine takes."""
+    if Capability.GRADIENTS not in model.capabilities:
+        return cost
+    rates = known_rates()
+    return replace(cost, minutes=rates.minutes(cost), notes=(*cost.notes, rates.source))
 
 
 def _expected(assaults: Sequence[Assault]) -> Cost:
@@ -309,7 +343,7 @@ def _pool(
 
     def pool(attack: Attack, language: str) -> tuple[Case, ...]:
         own = own_cases(attack, language)[:limit] if suite_name is None and cases is None else ()
-        return own or tuple(_behaviours(suite_name or "core-harms", cases, split, limit)(language))
+        return own or tuple(_behaviours(suite_name or DEFAULT_SUITE, cases, split, limit)(language))
 
     return pool
 

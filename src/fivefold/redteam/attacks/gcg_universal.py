@@ -11,6 +11,7 @@ only; each behaviour then costs the queries of its tests, best suffix first.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -62,7 +63,7 @@ class UniversalGCG:
         """Yield one attempt a kept suffix, best first, until one succeeds or the queries are spent."""
         model = open_model(target if self.config.source is None else other_model(self.config.source))
         key = (model.fingerprint, case.language, budget.steps)
-        searched = 0
+        searched, marked = 0, time.monotonic()
         if key not in self.found:
             self.found[key] = self._search(model, case, budget, rng)
             searched = self.found[key][1]
@@ -73,8 +74,9 @@ class UniversalGCG:
             asked = request(case, case.prompt + text, budget)
             notes = {"suffix": text, "step": step, "loss": loss, "searched_on": model.name, "search_tokens": searched}
             (attempt,) = send(case, self.name, target, judge, budget, [asked], [notes])
-            yield replace(attempt, loss=loss, tokens=attempt.tokens + searched)
-            searched = 0
+            now = time.monotonic()
+            yield replace(attempt, loss=loss, tokens=attempt.tokens + searched, seconds=now - marked)
+            searched, marked = 0, now
             if succeeded(attempt):
                 return
 
@@ -84,10 +86,13 @@ class UniversalGCG:
         cases = [user_case(f"train/{i}", b, language=case.language) for i, b in enumerate(self.behaviours)] or [case]
         search = search_on(self.config, model, cases, rng)
         kept: dict[int, dict[str, tuple[float, int]]] = {}
+        until = None if budget.seconds is None else time.monotonic() + budget.seconds
         for found in search.run(budget.steps):
             if found.finite:
                 active = getattr(search.objective, "active", 1)
                 kept.setdefault(active, {})[search.prompt.text(found.suffix)] = (found.loss, found.step)
+            if until is not None and time.monotonic() >= until:
+                break
         best = kept[max(kept)] if kept else {}
         rows = sorted((loss, step, text) for text, (loss, step) in best.items())
         return tuple(rows[:KEPT]), search.objective.tokens

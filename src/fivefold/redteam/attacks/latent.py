@@ -60,7 +60,8 @@ class Latent:
         attack with an Errored attempt."""
         model = open_model(target, for_="attack latent")
         ball = _Ball(model, case, self.layers or _at_depths(model), self.bound)
-        started, used, matched = time.monotonic(), 0, False
+        started = marked = time.monotonic()
+        used, matched = 0, False
         for step in range(budget.steps + 1):
             loss, match, slopes = ball.loss()
             if not math.isfinite(loss):
@@ -73,7 +74,9 @@ class Latent:
             if due and used < budget.queries:
                 used += 1
                 attempt = self._test(case, target, model, ball, judge, budget, step, loss)
-                yield attempt
+                now = time.monotonic()
+                yield replace(attempt, tokens=attempt.tokens + ball.spent(), seconds=now - marked)
+                marked = now
                 if succeeded(attempt):
                     return
             if last or used >= budget.queries:
@@ -135,6 +138,12 @@ class _Ball:
         self.norms = torch.stack([streams[i][0, 1:].float().norm(dim=-1).mean() for i in self.layers])
         self.radius = bound * self.norms
         self.vectors = torch.zeros(len(self.layers), model.d_model, device=self.norms.device)
+        self.tokens = len(self.ids)
+
+    def spent(self) -> int:
+        """Tokens of the search that went through the model since this was asked last."""
+        tokens, self.tokens = self.tokens, 0
+        return tokens
 
     def loss(self) -> tuple[float, bool, Any]:
         """Mean nats of a goal token, whether greedy decoding says the goal, and the gradient [layers, D]."""
@@ -147,6 +156,7 @@ class _Ball:
             goal = torch.tensor(self.goal, device=logits.device)
             loss = F.cross_entropy(logits, goal)
             (slopes,) = torch.autograd.grad(loss, free)
+        self.tokens += len(self.ids) + len(self.goal) - 1
         return float(loss.detach()), bool((logits.argmax(dim=-1) == goal).all()), slopes
 
     def move(self, slopes: Any, rate: float) -> None:

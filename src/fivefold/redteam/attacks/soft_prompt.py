@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from fivefold.errors import UsageError
@@ -52,22 +53,24 @@ class SoftPrompt:
 
         model = open_model(target, for_="attack soft_prompt")
         soft = _Soft(model, case, self.length)
-        started, used = time.monotonic(), 0
-        matched = False
+        started = marked = time.monotonic()
+        used, matched = 0, False
         for step in range(budget.steps + 1):
             loss, match, slope = soft.loss()
             late = budget.seconds is not None and time.monotonic() - started >= budget.seconds
             last = step == budget.steps or late
             if not bool(torch.isfinite(loss)):
-                yield self._attempt(case, target, model, None, judge, budget, step, float("nan"), started)
+                yield self._attempt(case, target, model, None, judge, budget, step, float("nan"))
                 return
             due = last or (match and not matched) or step * budget.queries >= (used + 1) * budget.steps
             matched |= match
             if due and used < budget.queries:
                 used += 1
                 tokens = soft.answer(budget.max_new_tokens)
-                attempt = self._attempt(case, target, model, tokens, judge, budget, step, float(loss), started)
-                yield attempt
+                attempt = self._attempt(case, target, model, tokens, judge, budget, step, float(loss))
+                now = time.monotonic()
+                yield replace(attempt, tokens=attempt.tokens + soft.spent(), seconds=now - marked)
+                marked = now
                 if succeeded(attempt):
                     return
             if last or used >= budget.queries:
@@ -84,7 +87,6 @@ class SoftPrompt:
         budget: AttackBudget,
         step: int,
         loss: float,
-        started: float,
     ) -> Attempt:
         asked = request(case, case.prompt, budget)
         notes: dict[str, Any] = {
@@ -114,7 +116,6 @@ class SoftPrompt:
             completion=completion,
             outcome=_judged(case, asked, completion, judge),
             tokens=len(tokens),
-            seconds=time.monotonic() - started,
             loss=loss,
             metadata=notes,
         )
@@ -140,6 +141,12 @@ class _Soft:
                 for ids in (prompt.before, prompt.start, prompt.after, prompt.goal)
             )
         self.stops = {int(i) for i in _stops(model)}
+        self.tokens = 0
+
+    def spent(self) -> int:
+        """Tokens that went through the model since this was asked last, those of the answer left out."""
+        tokens, self.tokens = self.tokens, 0
+        return tokens
 
     def loss(self) -> tuple[Any, bool, Any]:
         """Mean nats of a goal token, whether greedy decoding says the goal, and the gradient [n, W]."""
@@ -152,6 +159,7 @@ class _Soft:
             logits = self.module(inputs_embeds=row, use_cache=False).logits[0, -len(self.goal) :].float()
             loss = F.cross_entropy(logits, self.goal)
             (slope,) = torch.autograd.grad(loss, free)
+        self.tokens += row.shape[1]
         return loss.detach(), bool((logits.argmax(dim=-1) == self.goal).all()), slope
 
     def answer(self, limit: int) -> list[int]:
@@ -161,6 +169,7 @@ class _Soft:
         tokens: list[int] = []
         with torch.no_grad():
             row: Any = torch.cat([self.before, self.vectors, self.after])[None]
+            self.tokens += row.shape[1]
             past = None
             while len(tokens) < limit:
                 out = self.module(inputs_embeds=row, past_key_values=past, use_cache=True)
