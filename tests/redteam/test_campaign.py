@@ -86,7 +86,7 @@ def test_a_passed_deadline_leaves_behaviours_unscored() -> None:
     assault = Assault(attack=attack, cases=cases(), budget=BUDGET)
     result = run_campaign(load("scripted:refuse"), [assault], scorer("refusal"), deadline=0.0)
     assert all(isinstance(t.outcome, Unscored) for t in result.tried)
-    assert result.stopped_early == ("direct: 2 behaviours not begun, the time budget was spent",)
+    assert result.stopped_early == ("direct: 2 behaviours with nothing asked yet, the time budget was spent",)
 
 
 class Inside:
@@ -119,7 +119,8 @@ def test_what_an_attack_asks_past_the_target_is_paid_too() -> None:
     assert result.queries == 3
     assert [type(t.outcome) for t in result.tried] == [Scored, Unscored, Unscored]
     assert result.stopped_early == tuple(
-        f"inside: 1 behaviour {how}, the campaign's cap on queries was reached" for how in ("midway", "not begun")
+        f"inside: 1 behaviour {how}, the campaign's cap on queries was reached"
+        for how in ("midway", "with nothing asked yet")
     )
     assert inside(Inside(2), cap=SpendCap(tokens=30)).queries == 3
     assert [t.outcome.value for t in inside(Inside(1, 1.0), cap=SpendCap(queries=3)).tried] == [1.0] * 3  # type: ignore[union-attr]

@@ -57,6 +57,8 @@ def test_models_that_help_are_counted_where_they_help() -> None:
     assert estimate("pair").requests == 2 and estimate("goat", helpers=1).requests == 2 * estimate("goat").requests
     assert estimate("pair", helpers=1).requests == 8 and estimate("rot13 | pair", helpers=2).requests == 12
     assert estimate("template", helpers=1) == estimate("template")
+    alone, helped = estimate("goat"), estimate("goat", helpers=1)
+    assert helped.completion_tokens - alone.completion_tokens > 2 * alone.completion_tokens, "an attacker writes more"
 
 
 def test_a_plan_is_estimated_without_loading_or_data(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def _show(model: str, result: dict[str, Any]) -> None:
 def _attack_row(m: Measurement, fallen: Counter[tuple[str, str]]) -> tuple[str, ...]:
     """A measurement as a row, with the number of behaviours that fell where it was counted."""
     *shown, counts = measurement_row(m)
-    successes = "" if m.corrects else str(fallen[m.slice["attack"], m.slice["language"]])
+    successes = "" if m.corrects or not m.n_scored else str(fallen[m.slice["attack"], m.slice["language"]])
     return (*shown, successes, counts)
 
 

@@ -65,7 +65,8 @@ class Tried:
 @dataclass(frozen=True, kw_only=True)
 class CampaignResult:
     """Everything that was tried. `stopped_early` names what a deadline or a cap cut off, `notes` what a reader of the
-    numbers must know; `queries` and `tokens` are the target's, `helper_tokens` those of models that helped."""
+    numbers must know; `queries` and `tokens` are the target's, `helper_tokens` those of models that helped, also where
+    nothing came of it."""
 
     tried: tuple[Tried, ...]
     seconds: float
@@ -110,20 +111,25 @@ def run_campaign(
             tried += _run_batch(target, assault, assault.cases[start : start + size], judge, seed, purse)
             report(len(tried), total, assault.attack.name)
     attempts = [a for t in tried for a in t.attempts]
+    tokens, helped = (sum(getattr(a, kind) for a in attempts) for kind in ("tokens", "helper_tokens"))
+    if any(getattr(a.attack, "helpers", {}) for a in assaults):
+        helped = max(helped, purse.tokens - tokens)
     return CampaignResult(
         tried=tuple(tried),
         seconds=time.monotonic() - started,
         stopped_early=tuple(_cut_off(tried)),
         queries=sum(a.queries for a in attempts),
-        tokens=sum(a.tokens for a in attempts),
-        helper_tokens=sum(a.helper_tokens for a in attempts),
+        tokens=tokens,
+        helper_tokens=helped,
         notes=_notes(assaults, tried, judge),
     )
 
 
 def _cut_off(tried: Sequence[Tried]) -> list[str]:
     """What a limit cut off, by attack and reason, and whether anything was asked before."""
-    cut = Counter((t.attack, "midway" if t.attempts else "not begun", t.cut_off) for t in tried if _unfinished(t))
+    cut = Counter(
+        (t.attack, "midway" if t.attempts else "with nothing asked yet", t.cut_off) for t in tried if _unfinished(t)
+    )
     return [f"{attack}: {n} behaviour{'s' * (n != 1)} {how}, {why}" for (attack, how, why), n in cut.items()]
 
 

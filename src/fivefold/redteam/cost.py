@@ -18,6 +18,8 @@ PROMPT_TOKENS = 90
 """Tokens of a short request in a chat template and a wrapper."""
 SHARE = 0.6
 """Of the queries, because an attack ends with its first success."""
+HELPER_PROMPT, HELPER_ANSWER = 350, 150
+"""Tokens of an attacker's instructions with what it has seen, and of its reply, about."""
 BACKWARD = 2
 """A backward pass, in forward passes."""
 
@@ -38,7 +40,13 @@ def cost_of(
         return found
     helped = helpers > 0 and isinstance(inner, HelpedAttack)
     most = None if helped else getattr(inner, "most_queries", None)
-    return asked(queries(budget, most) * behaviours * (1 + helpers if helped else 1), budget, prompt_tokens)
+    n = queries(budget, most) * behaviours
+    return asked(n, budget, prompt_tokens) + (_helping(n * helpers) if helped else Cost())
+
+
+def _helping(n: int) -> Cost:
+    """`n` requests to helping models that answer what they are asked for at once; those that do not are asked again."""
+    return Cost(requests=n, prompt_tokens=n * HELPER_PROMPT, completion_tokens=n * HELPER_ANSWER)
 
 
 def queries(budget: AttackBudget, most: int | None = None) -> int:
