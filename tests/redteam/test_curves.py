@@ -110,6 +110,22 @@ def test_transfer_sends_the_same_words() -> None:
     assert cells["comply", "comply"].scored == 3
 
 
+def test_transfer_tells_by_the_check_and_cannot_send_vectors() -> None:
+    def won(i: int, check: dict[str, object]) -> Tried:
+        case = user_case(f"c{i}", "Say it.", behaviour=f"b{i}")
+        attempt = Attempt(
+            case_id=case.id, attack="a", messages=case.messages, completion=None, outcome=HIT, metadata={"check": check}
+        )
+        return Tried(case=case, attack="a", attempts=(attempt,), outcome=HIT)
+
+    targets = {t: load(f"scripted:{t}") for t in ("comply", "refuse")}
+    (agreed,) = targets["comply"].generate([Request(messages=user_case("c1", "Say it.").messages)])
+    source = {"s": [won(0, {"kind": "open_weights"}), won(1, {"kind": "canary", "contains": agreed.text[:20]})]}
+    comply, refuse = (list(c.outcomes.values()) for c in transfer_matrix(source, targets, scorer("refusal")))
+    assert isinstance(comply[0], Unscored) and "no text" in comply[0].reason and isinstance(refuse[0], Unscored)
+    assert [o.label for o in (comply[1], refuse[1]) if isinstance(o, Scored)] == ["followed", "resisted"]
+
+
 def test_a_cap_on_queries_is_kept_and_what_it_cuts_off_is_not_withstood() -> None:
     target = Weak()
     result = campaign(target, "best_of_n(batch=1)", cap=SpendCap(queries=7))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def test_an_imported_finding_cannot_be_verified_without_a_re_attack(home: Path) 
     assert row["status"] == "patched" and "re-attack" in row["missing"][0]
     with pytest.raises(DataError):
         exchange.bring_in(home / "nothing", "garak")
+
+
+def test_an_attack_with_options_is_made_again_and_one_that_cannot_be_is_missing() -> None:
+    result = attack_model("scripted:comply", ["many_shot(most=4)", "hex | direct"], **SETTINGS)
+    for finding in result["findings"]:
+        exchange.name_patch(finding.id, "scripted:refuse", reason="it refuses now")
+    with Store.open() as store:
+        store.add_finding(replace(result["findings"][0], id="FF-helped", attack="translation", status="open"))
+    exchange.name_patch("FF-helped", "scripted:refuse", reason="it refuses now")
+    rows = {r["finding"]: r for r in verifying.verify_findings("scripted:refuse", ids=None)["findings"]}
+    helped = rows.pop("FF-helped")
+    assert rows and {r["status"] for r in rows.values()} == {"verified"}
+    assert helped["status"] == "patched" and "re-attack" in helped["missing"][0]
 
 
 def test_minimising_is_stored_and_system_attacks_bring_their_cases() -> None:

@@ -1,7 +1,8 @@
 """Transfer: what succeeded against one model, sent as it stands to others.
 
 Read a row as: of the behaviours that fell on this source, how many fall on each target to the same words. Against itself a
-source need not reach 1: its successes may have been sampled, and here every prompt is sent once, greedily. Source: the
+source need not reach 1: its successes may have been sampled, and here every prompt is sent once, greedily. What an attack's
+own check told is told by that check again; what no text reproduces (vectors, changed weights) cannot be sent. Source: the
 transfer experiments of Zou et al. 2023 (arXiv 2307.15043, section 3.2) and Chao et al. 2023 (arXiv 2310.08419, section 4).
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fivefold.redteam.campaign import Tried
+from fivefold.redteam.checks import check_outcome
 from fivefold.redteam.protocol import Attempt, Judge
 from fivefold.runtime.protocol import Capability, Model, Request
 from fivefold.stats import Interval, clustered_rate
-from fivefold.types import Case, Errored, Outcome, Scored, Unscored
+from fivefold.types import Case, Completion, Errored, Outcome, Scored, Unscored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +44,8 @@ def transfer_matrix(
     max_new_tokens: int = 40,
     level: float = 0.95,
 ) -> list[Transfer]:
-    """Every source's successes against every target, one batch a target. What needs a prefill that a target does not allow
-    is Unscored: it cannot be sent there, which is not withstanding it."""
+    """Every source's successes against every target, one batch a target. What needs a prefill that a target does not
+    allow, or weights instead of a text, is Unscored: it cannot be sent there, which is not withstanding it."""
     cells = []
     for name, model in targets.items():
         wins = [(s, t, t.success) for s, tried in sources.items() for t in tried if t.success is not None]
@@ -61,20 +64,40 @@ def _cell(source: str, target: str, rows: Sequence[tuple[Tried, Outcome]], level
 
 
 def _sent(model: Model, wins: Sequence[tuple[Case, Attempt]], judge: Judge, max_new_tokens: int) -> list[Outcome]:
-    allowed = Capability.PREFILL in model.capabilities
-    asked = [i for i, (_, a) in enumerate(wins) if allowed or not a.prefill]
-    requests = [
-        Request(messages=wins[i][1].messages, prefill=wins[i][1].prefill, max_new_tokens=max_new_tokens) for i in asked
-    ]
+    obstacles = [_obstacle(model, attempt) for _, attempt in wins]
+    asked = [i for i, obstacle in enumerate(obstacles) if not obstacle]
+    requests = [_request(wins[i][1], max_new_tokens) for i in asked]
     answers = dict(zip(asked, model.generate(requests), strict=True)) if asked else {}
-    outcomes: list[Outcome] = []
-    for i, (case, attempt) in enumerate(wins):
-        answer = answers.get(i)
-        if answer is None:
-            outcomes.append(Unscored(reason="the target allows no prefill"))
-        elif answer.error is not None:
-            outcomes.append(Errored(error=answer.error))
-        else:
-            sent = {**case.metadata, "attack_prompt": attempt.messages[-1].content}
-            outcomes.append(judge(replace(case, metadata=sent), answer))
-    return outcomes
+    return [
+        _told(case, attempt, answers[i], judge) if i in answers else Unscored(reason=obstacles[i])
+        for i, (case, attempt) in enumerate(wins)
+    ]
+
+
+def _obstacle(model: Model, attempt: Attempt) -> str:
+    """Why an attempt cannot be made on `model`, or an empty string."""
+    if _check(attempt).get("kind") == "open_weights":
+        return "no text reproduces it: it changes vectors or weights"
+    return "the target allows no prefill" if attempt.prefill and Capability.PREFILL not in model.capabilities else ""
+
+
+def _check(attempt: Attempt) -> Mapping[str, Any]:
+    """The check that told the success, empty when a judge did."""
+    check: Mapping[str, Any] = attempt.metadata.get("check") or {}
+    return check
+
+
+def _request(attempt: Attempt, max_new_tokens: int) -> Request:
+    """A check on the length of the answer needs that many tokens."""
+    check = _check(attempt)
+    room = int(check["at_least"]) if check.get("kind") == "tokens" else 0
+    return Request(messages=attempt.messages, prefill=attempt.prefill, max_new_tokens=max(room, max_new_tokens))
+
+
+def _told(case: Case, attempt: Attempt, answer: Completion, judge: Judge) -> Outcome:
+    if answer.error is not None:
+        return Errored(error=answer.error)
+    if check := _check(attempt):
+        return check_outcome(check, answer)
+    sent = {**case.metadata, "attack_prompt": attempt.messages[-1].content}
+    return judge(replace(case, metadata=sent), answer)

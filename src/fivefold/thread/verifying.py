@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fivefold.errors import UsageError
+from fivefold.errors import DataError, MissingExtraError, UsageError
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
 from fivefold.redteam.campaign import Assault, run_campaign
 from fivefold.redteam.life import Seen, missing, moves
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import AttackBudget
+from fivefold.redteam.protocol import Attack, AttackBudget
 from fivefold.redteam.replay import replay
-from fivefold.registry import registry
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
@@ -34,7 +33,7 @@ def verify_findings(
 
     The re-attack is each finding's own attack on behaviours of its category and language that were held out (the test
     split, none of its own). What cannot be re-attacked here (an imported finding, a category without held-out
-    behaviours) stays patched, and the result says what is missing.
+    behaviours, an attack whose model or data are not here) stays patched, and the result says what is missing.
     """
     model = load(spec)
     with Store.open() as store:
@@ -74,13 +73,21 @@ def _reattack(
     finding: Finding, target: Model, judge: Scorer, budget: AttackBudget, behaviours: int, seed: int
 ) -> tuple[int, int]:
     """(successes, judged behaviours) of the finding's attack on held-out behaviours."""
-    cases = _held_out(finding, behaviours)
-    if not cases or finding.attack.split(" | ")[-1] not in registry("attack").names():
+    cases, attack = _held_out(finding, behaviours), _attack_of(finding)
+    if not cases or attack is None:
         return 0, 0
-    attack, _ = parse(finding.attack)
     tried = run_campaign(target, [Assault(attack=attack, cases=cases, budget=budget)], judge, seed=seed).tried
     scored = [t.outcome for t in tried if isinstance(t.outcome, Scored)]
     return sum(o.value >= 0.5 for o in scored), len(scored)
+
+
+def _attack_of(finding: Finding) -> Attack | None:
+    """The finding's attack; None where it cannot be made here."""
+    try:
+        attack, _ = parse(finding.attack)
+    except (UsageError, DataError, MissingExtraError):
+        return None
+    return None if getattr(attack, "lacking", "") else attack
 
 
 def _held_out(finding: Finding, limit: int) -> tuple[Case, ...]:
