@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,9 @@ from fivefold.redteam import kept
 from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import Assault, CampaignResult, Tried, run_campaign
 from fivefold.redteam.curves import effort, outcome_at, over_answers, success_curve, survival_curve
+from fivefold.redteam.findings import reproduction_of
 from fivefold.redteam.protocol import AttackBudget, Attempt
+from fivefold.redteam.replay import request_of
 from fivefold.redteam.transfer import transfer_matrix
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Request
@@ -124,6 +127,12 @@ def test_transfer_tells_by_the_check_and_cannot_send_vectors() -> None:
     comply, refuse = (list(c.outcomes.values()) for c in transfer_matrix(source, targets, scorer("refusal")))
     assert isinstance(comply[0], Unscored) and "no text" in comply[0].reason and isinstance(refuse[0], Unscored)
     assert [o.label for o in (comply[1], refuse[1]) if isinstance(o, Scored)] == ["followed", "resisted"]
+
+
+def test_a_case_is_asked_again_with_room_for_its_answer() -> None:
+    seen = reproduction_of(campaign(load("scripted:comply"), "template", n=1).tried[0])
+    assert seen.tokens > 0 and request_of(seen, 40).max_new_tokens == 40
+    assert request_of(replace(seen, tokens=300), 40).max_new_tokens == 300
 
 
 def test_a_cap_on_queries_is_kept_and_what_it_cuts_off_is_not_withstood() -> None:

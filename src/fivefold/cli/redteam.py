@@ -167,10 +167,10 @@ def _show(model: str, result: dict[str, Any]) -> None:
     for note in result["left_out"]:
         console().print(f"left out: {note}", markup=False)
     if few := [m for m in result["measurements"] if m.corrects is None and 0 < m.n_scored < FEW]:
-        least = min(m.n_scored for m in few)
+        counts = " and ".join(map(str, sorted({m.n_scored for m in few})))
         console().print(
-            f"{least} behaviour{'s' * (least != 1)} judged of an attack shows that it works or how it fails, not how "
-            "strong it is: read the interval, and rank nothing",
+            f"fewer than {FEW} behaviours were judged ({counts}): a sign that an attack works here or fails, no measure of "
+            "its strength; rank nothing by it",
             markup=False,
         )
     helped = f", {result['helper_tokens']:,} tokens of helping models" if result["helper_tokens"] else ""

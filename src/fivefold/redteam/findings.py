@@ -148,6 +148,7 @@ def reproduction_of(item: Tried) -> Reproduction:
         temperature=float(attempt.metadata.get("temperature", 0.0)),
         request="" if attempt.messages[-1].content == item.case.prompt else item.case.prompt,
         check=attempt.metadata.get("check", {}),
+        tokens=completion.usage.completion if completion else 0,
     )
 
 

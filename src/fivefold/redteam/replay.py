@@ -45,9 +45,10 @@ def replay(findings: Sequence[Finding], target: Model, judge: Judge, *, max_new_
 
 
 def request_of(reproduction: Reproduction, max_new_tokens: int) -> Request:
-    """The stored case as a request. A check on the length of the answer needs that many tokens."""
+    """The stored case as a request, with room for as long an answer as was judged then. A check on the length of the
+    answer needs that many tokens."""
     check = reproduction.check
-    room = int(check["at_least"]) if check.get("kind") == "tokens" else max_new_tokens
+    room = int(check["at_least"]) if check.get("kind") == "tokens" else reproduction.tokens
     return Request(
         messages=reproduction.messages,
         prefill=reproduction.prefill,

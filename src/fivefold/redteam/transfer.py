@@ -88,9 +88,9 @@ def _check(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _request(attempt: Attempt, max_new_tokens: int) -> Request:
-    """A check on the length of the answer needs that many tokens."""
-    check = _check(attempt)
-    room = int(check["at_least"]) if check.get("kind") == "tokens" else 0
+    """With room for as long an answer as succeeded. A check on the length of the answer needs that many tokens."""
+    check, answer = _check(attempt), attempt.completion
+    room = int(check["at_least"]) if check.get("kind") == "tokens" else answer.usage.completion if answer else 0
     return Request(messages=attempt.messages, prefill=attempt.prefill, max_new_tokens=max(room, max_new_tokens))
 
 

@@ -42,6 +42,7 @@ class Reproduction:
 
     `request` is what is asked for in plain words, where the messages disguise it; empty when the last turn says it.
     `check` says how success is told without a judge (`{"kind": "canary", …}`); empty when a judge of answers decides.
+    `tokens` is the response's length, and a replay allows at least as many; 0 when it is not known.
     """
 
     messages: tuple[Message, ...]
@@ -51,6 +52,7 @@ class Reproduction:
     temperature: float = 0.0
     request: str = ""
     check: Mapping[str, Any] = field(default_factory=dict)
+    tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
