@@ -12,7 +12,7 @@ from fivefold.errors import DataError, UsageError
 from fivefold.redteam import kept
 from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import Assault, CampaignResult, Tried, run_campaign
-from fivefold.redteam.curves import effort, outcome_at, over_answers, success_curve, survival_curve
+from fivefold.redteam.curves import by_attack, effort, outcome_at, over_answers, success_curve, survival_curve
 from fivefold.redteam.findings import reproduction_of
 from fivefold.redteam.protocol import AttackBudget, Attempt
 from fivefold.redteam.replay import request_of
@@ -38,6 +38,11 @@ def tried(i: int, outcomes: Sequence[Outcome], *, cut_off: str = "", language: s
     )
     final: Outcome = HIT if HIT in outcomes else Unscored(reason=cut_off) if cut_off else MISS
     return Tried(case=case, attack="a", attempts=attempts, outcome=final, cut_off=cut_off)
+
+
+def test_languages_of_one_attack_stand_apart() -> None:
+    items = [tried(0, [HIT]), tried(1, [MISS], language="ko"), replace(tried(2, [HIT]), attack="b")]
+    assert {k: len(v) for k, v in by_attack(items).items()} == {"a @en": 1, "a @ko": 1, "b": 1}
 
 
 def test_outcome_at_n_knows_failed_from_unknown() -> None:

@@ -87,6 +87,17 @@ def test_an_attack_with_options_is_made_again_and_one_that_cannot_be_is_missing(
     assert helped["status"] == "patched" and "re-attack" in helped["missing"][0]
 
 
+def test_what_cannot_be_asked_again_is_not_clean(capsysbinary: Any) -> None:
+    (one,) = attack_model("scripted:comply", ["direct"], **{**SETTINGS, "limit": 1})["findings"]
+    vectors = replace(one.reproductions[0], check={"kind": "open_weights"})
+    with Store.open() as store:
+        store.add_finding(replace(one, id="FF-vectors", reproductions=(vectors,)))
+    code, out = call(capsysbinary, "findings", "replay", "-m", "scripted:refuse", "FF-vectors")
+    assert code == 4 and "not asked: no text reproduces it" in " ".join(out.split())
+    assert call(capsysbinary, "findings", "replay", "-m", "scripted:refuse", one.id)[0] == 0
+    assert call(capsysbinary, "findings", "replay", "-m", "scripted:comply", one.id, "FF-vectors")[0] == 3
+
+
 def test_minimising_is_stored_and_system_attacks_bring_their_cases() -> None:
     ids = found()
     rows = exchange.summary(exchange.minimise("scripted:comply", ids=None))

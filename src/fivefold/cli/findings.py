@@ -76,16 +76,20 @@ def replay(
     limit: LimitOption = None,
     json: JsonFlag = False,
 ) -> int:
-    """Ask the stored cases of findings again of another version; exit code 3 when any reproduces."""
+    """Ask the stored cases of findings again of another version; exit code 3 when any reproduces, 4 when none does but
+    one could not be asked or judged."""
     from fivefold.thread.replaying import replay_findings
 
     result = replay_findings(model, ids=id or None, limit=limit)
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
     else:
-        rows = [(r["finding"], r["title"], r["result"]) for r in result["findings"]]
+        rows = [
+            (r["finding"], r["title"], ": ".join(filter(None, (r["result"], r["why"])))) for r in result["findings"]
+        ]
         table(f"Replay on {model}", ("finding", "title", "result"), rows)
-    return 3 if any(r["result"] == "reproduces" for r in result["findings"]) else 0
+    seen = {r["result"] for r in result["findings"]}
+    return 3 if "reproduces" in seen else 4 if seen - {"withstood"} else 0
 
 
 @group.command()

@@ -166,8 +166,9 @@ def _show(model: str, result: dict[str, Any]) -> None:
         console().print(f"NOTE: {note}", markup=False, style="bold red")
     for note in result["left_out"]:
         console().print(f"left out: {note}", markup=False)
-    if few := [m for m in result["measurements"] if m.corrects is None and 0 < m.n_scored < FEW]:
-        counts = " and ".join(map(str, sorted({m.n_scored for m in few})))
+    judged = [m.metadata.get("clusters", m.n_scored) for m in result["measurements"] if m.corrects is None]
+    if few := sorted({n for n in judged if 0 < n < FEW}):
+        counts = " and ".join(map(str, few))
         console().print(
             f"fewer than {FEW} behaviours were judged ({counts}): a sign that an attack works here or fails, no measure of "
             "its strength; rank nothing by it",

@@ -181,8 +181,10 @@ def effort(tried: Sequence[Tried], unit: Unit = "queries") -> Effort:
 
 
 def by_attack(tried: Sequence[Tried]) -> Mapping[str, list[Tried]]:
-    """The results of each attack."""
+    """The results of each attack, and of each language apart (`attack @ko`) where it was tried in several."""
+    several = {t.attack for t in tried if len({u.case.language for u in tried if u.attack == t.attack}) > 1}
     groups: dict[str, list[Tried]] = {}
     for item in tried:
-        groups.setdefault(item.attack, []).append(item)
+        name = f"{item.attack} @{item.case.language}" if item.attack in several else item.attack
+        groups.setdefault(name, []).append(item)
     return groups

@@ -28,7 +28,7 @@ def replay(findings: Sequence[Finding], target: Model, judge: Judge, *, max_new_
     """
     plan = [(f, r) for f in findings for r in f.reproductions]
     allowed = Capability.PREFILL in target.capabilities
-    asked = [(f, r) for f, r in plan if (allowed or not r.prefill) and r.check.get("kind") != "open_weights"]
+    asked = [(f, r) for f, r in plan if (allowed or not r.prefill) and not _weights_alone(r)]
     requests = [request_of(r, max_new_tokens) for _, r in asked]
     answers: dict[str, list[tuple[Completion, Outcome]]] = {f.id: [] for f in findings}
     for (finding, reproduction), completion in zip(asked, target.generate(requests), strict=True):
@@ -37,7 +37,7 @@ def replay(findings: Sequence[Finding], target: Model, judge: Judge, *, max_new_
     return [
         Replayed(
             finding=f,
-            outcome=_worst([o for _, o in answers[f.id]]),
+            outcome=_worst([o for _, o in answers[f.id]]) if answers[f.id] else Unscored(reason=_obstacle(f)),
             completions=tuple(c for c, _ in answers[f.id]),
         )
         for f in findings
@@ -83,4 +83,15 @@ def _worst(outcomes: Sequence[Outcome]) -> Outcome:
     errored = next((o for o in outcomes if isinstance(o, Errored)), None)
     if errored is not None:
         return errored
-    return scored[0] if scored else Unscored(reason="no stored case could be asked of this version")
+    return scored[0] if scored else Unscored(reason="no answer could be judged")
+
+
+def _weights_alone(reproduction: Reproduction) -> bool:
+    return reproduction.check.get("kind") == "open_weights"
+
+
+def _obstacle(finding: Finding) -> str:
+    """Why none of the stored cases could be asked."""
+    if all(_weights_alone(r) for r in finding.reproductions):
+        return "no text reproduces it: attack this version again"
+    return "this version allows no prefilled answer"

@@ -59,8 +59,11 @@ def _regress(store: Store, row: Replayed, fingerprint: str, evidence: str, run: 
 
 
 def _row(row: Replayed) -> dict[str, str]:
+    why = ""
     if isinstance(row.outcome, Scored):
         result = "reproduces" if row.outcome.value >= 0.5 else "withstood"
+    elif isinstance(row.outcome, Errored):
+        result, why = "errored", row.outcome.error
     else:
-        result = "errored" if isinstance(row.outcome, Errored) else "not asked"
-    return {"finding": row.finding.id, "title": row.finding.title, "result": result}
+        result, why = "not asked", row.outcome.reason
+    return {"finding": row.finding.id, "title": row.finding.title, "result": result, "why": why}

@@ -16,8 +16,9 @@ from dataclasses import replace
 from fivefold.errors import UsageError
 from fivefold.redteam.attacks._checked import converse, local, system_of, texts
 from fivefold.redteam.attacks._text import succeeded
+from fivefold.redteam.cost import asked, queries
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
-from fivefold.runtime.protocol import Capability, Model
+from fivefold.runtime.protocol import Capability, Cost, Model
 from fivefold.types import Case, Message, Scored, Taxonomy, Unscored, user_case
 
 FILE = "scenarios.yaml"
@@ -44,6 +45,11 @@ class DenialOfWallet:
                 "denial_of_wallet: tokens must be positive and factor greater than 1", got=(tokens, factor)
             )
         self.tokens, self.factor = tokens, factor
+
+    def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
+        """Every answer may have `tokens` tokens."""
+        room = replace(budget, max_new_tokens=self.tokens)
+        return asked(queries(budget, 1 + len(texts(FILE)["wallet"])) * behaviours, room, prompt_tokens)
 
     def cases(self, language: str) -> tuple[Case, ...]:
         """Plain questions, as the behaviours of this attack."""
