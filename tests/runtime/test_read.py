@@ -64,14 +64,14 @@ def test_one_by_one_equals_together(model: Any) -> None:
 
 def test_shared_tokens_are_computed_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = 0
-    forward = type(model.engine).forward
+    logits = type(model.engine)._logits
 
     def counting(self: Any, ids: Any, *rest: Any) -> Any:
         nonlocal computed
         computed += len(ids)
-        return forward(self, ids, *rest)
+        return logits(self, ids, *rest)
 
-    monkeypatch.setattr(type(model.engine), "forward", counting)
+    monkeypatch.setattr(type(model.engine), "_logits", counting)
     model.log_likelihood(PAIRS)
     inputs = [model.codec.encode_pair(*p).inputs for p in PAIRS]
     assert computed == len({row[:n] for row in inputs for n in range(1, len(row) + 1)})
