@@ -406,14 +406,13 @@ def _near(block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out
     out[rows], lse[rows] = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
 
 
-def _near_together(
-    batch: Batch, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
-) -> None:
+def _near_together(batch: Batch, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
     """The same for blocks of similar length at once."""
     size = len(batch.blocks)
     k, v = _repeated(query, key, value)
     q, k, v = (
-        x[0].transpose(0, 1).index_select(0, batch.gather).unflatten(0, (size, -1)).transpose(1, 2) for x in (query, k, v)
+        x[0].transpose(0, 1).index_select(0, batch.gather).unflatten(0, (size, -1)).transpose(1, 2)
+        for x in (query, k, v)
     )
     seen, weight = attend(q, k, v, batch.bias(ask.window, query.dtype), ask, causal=True)
     out.index_copy_(0, batch.rows, seen.transpose(1, 2).flatten(0, 1).index_select(0, batch.places))

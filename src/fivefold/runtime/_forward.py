@@ -68,10 +68,10 @@ class Engine:
     def forward(self, ids: Sequence[int], positions: Sequence[int], plan: Plan, read: Sequence[int]) -> Tensor:
         """Float32 logits [len(read), V] at rows `read` of one packed row of tokens.
 
-        Where that is less than the row, the last layer gives its keys and values for all rows and is run for these.
+        Where that is well less than the row, the last layer gives its keys and values for all rows and is run for these.
         """
         rows = sorted(set(read))
-        if 2 * len(rows) > len(ids) or not self._may_prune(plan):
+        if 4 * len(rows) > 3 * len(ids) or not self._may_prune(plan):
             return self._whole(ids, positions, plan, read)
         at = {row: index for index, row in enumerate(rows)}
         with self._packing(), attending(plan), self._pruning(plan, rows):

@@ -26,7 +26,7 @@ BLOCK_TOKENS = 256
 JOIN_TOKENS = 64
 """Neighbouring subtrees share a block up to this many tokens: smaller ones waste the attention kernel's tiles."""
 
-FORWARD = 1 / 64
+FORWARD = 1 / 128
 """What a forward of its own costs a short node, as a part of the tokens of a full row."""
 
 
