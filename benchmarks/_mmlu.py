@@ -43,17 +43,11 @@ def _render(row: list[str], form: str) -> tuple[str, tuple[str, ...], int]:
     return f"Question: {question}\nAnswer:", tuple(f" {option}" for option in options), answer
 
 
-def questions(form: str, subjects: int, each: int) -> list[Question]:
-    """The first `each` test questions of subjects spread over all 57, 5-shot; `form` is `letters` or `options`."""
-    found: list[Question] = []
-    paths = sorted((folder() / "dev").glob("*_dev.csv"))
-    for path in (paths[i * len(paths) // subjects] for i in range(subjects)):
-        subject = path.name.removesuffix("_dev.csv")
-        header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-        for row in _rows(path)[:5]:
-            context, options, answer = _render(row, form)
-            header += f"{context}{options[answer]}\n\n"
-        for row in _rows(folder() / "test" / f"{subject}_test.csv")[:each]:
-            context, options, answer = _render(row, form)
-            found.append(Question(header + context, options, answer))
-    return found
+def questions(form: str, subject: str, each: int) -> list[Question]:
+    """The first `each` test questions of a subject behind its one 5-shot header; `form` is `letters` or `options`."""
+    header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
+    for row in _rows(folder() / "dev" / f"{subject}_dev.csv")[:5]:
+        context, options, answer = _render(row, form)
+        header += f"{context}{options[answer]}\n\n"
+    rendered = (_render(row, form) for row in _rows(folder() / "test" / f"{subject}_test.csv")[:each])
+    return [Question(header + context, options, answer) for context, options, answer in rendered]

@@ -46,6 +46,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.3, "eos_token_id": 2},
 }  # fmt: skip
 ALONE = {"bloom", "falcon", "mamba"}
+WHOLE = ALONE | {"gpt2"}
+"""Their last layer runs for every row: GPT-2's attention takes the shape of its output from that of its input."""
 
 
 @pytest.fixture(params=sorted(FAMILIES))
@@ -63,6 +65,7 @@ def family(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 def test_every_family_answers_like_its_own_module(family: Any) -> None:
     name, model = family
     assert model.engine.packed == (name not in ALONE)
+    assert model.engine.prunes == (name not in WHOLE)
     system = Message(role="system", content="You are a helpful assistant.")
     requests = [
         Request(messages=(system, Message(role="user", content=text)), max_new_tokens=6)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from fivefold.runtime._attention import Ask, Block, Plan, Prefix, _merge, attend, attending
+from fivefold.runtime._attention import Ask, Batch, Block, Plan, Prefix, _merge, attend, attending, packed_attention
 
 G, R, T, P, D = 2, 3, 5, 7, 8
 PLAIN = Ask(0, D**-0.5)
@@ -75,6 +77,42 @@ def test_neighbours_with_one_prefix_read_it_together() -> None:
         (9, 12, first),
         (12, 15, second),
     ]
+
+
+def row_of(sizes: list[int], *, prefix: Prefix | None, trees: bool) -> list[Block]:
+    """Blocks of `sizes` one after another; every second one under a mask where `trees`."""
+    blocks, at = [], 0
+    for index, size in enumerate(sizes):
+        mask = torch.ones(size, size, dtype=torch.bool).tril()
+        mask[2:, 1:2] = False
+        own = torch.arange(size) + (prefix.length if prefix else 0)
+        blocks.append(Block(at, at + size, own, prefix=prefix, within=mask if trees and index % 2 else None))
+        at += size
+    return blocks
+
+
+@pytest.mark.parametrize("trees", [False, True])
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("behind", [False, True])
+def test_blocks_seen_together_are_each_seen_alone(
+    trees: bool, window: int | None, softcap: float | None, behind: bool
+) -> None:
+    sizes = [9, 3, 10, 8, 1, 10]
+    prefix = Prefix(P, {0: tensors(1, G, P, D, seed=5)}, {0: tensors(1, G, P, D, seed=6)}) if behind else None
+    q, k, v = (tensors(1, h, sum(sizes), D, seed=s) for s, h in enumerate((G * R, G, G)))
+    asked = {"sliding_window": window, "softcap": softcap}
+    layer = SimpleNamespace(layer_idx=0)
+    together = Plan(row_of(sizes, prefix=prefix, trees=trees))
+    assert [len(b.blocks) for b in together.batches(q.device) if isinstance(b, Batch)] == [4]
+    with attending(together):
+        got = packed_attention(layer, q, k, v, None, **asked)[0][0]
+    for block in row_of(sizes, prefix=prefix, trees=trees):
+        rows = slice(block.start, block.stop)
+        alone = Plan([Block(0, len(block.positions), block.positions, prefix=prefix, within=block.within)])
+        with attending(alone):
+            expected = packed_attention(layer, q[:, :, rows], k[:, :, rows], v[:, :, rows], None, **asked)[0][0]
+        assert torch.allclose(got[rows], expected, atol=1e-5)
 
 
 def test_plans_do_not_nest() -> None:

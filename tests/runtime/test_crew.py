@@ -116,12 +116,12 @@ def test_readings_are_those_of_one_worker(model: Any, wide: Any) -> None:
 
 
 def test_readings_use_both_workers(wide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, seen = type(wide.engine).forward, set()
+    logits, seen = type(wide.engine)._logits, set()
 
     def watched(self: Any, *args: Any) -> Any:
         seen.add(threading.current_thread().name)
-        return forward(self, *args)
+        return logits(self, *args)
 
-    monkeypatch.setattr(type(wide.engine), "forward", watched)
+    monkeypatch.setattr(type(wide.engine), "_logits", watched)
     wide.activations([f"{i} quick brown foxes" for i in range(200)], layers=[1])
     assert len({name for name in seen if "crew" in name}) == 2

@@ -64,17 +64,73 @@ def test_one_by_one_equals_together(model: Any) -> None:
 
 def test_shared_tokens_are_computed_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = 0
-    forward = type(model.engine).forward
+    logits = type(model.engine)._logits
 
     def counting(self: Any, ids: Any, *rest: Any) -> Any:
         nonlocal computed
         computed += len(ids)
-        return forward(self, ids, *rest)
+        return logits(self, ids, *rest)
 
-    monkeypatch.setattr(type(model.engine), "forward", counting)
+    monkeypatch.setattr(type(model.engine), "_logits", counting)
     model.log_likelihood(PAIRS)
     inputs = [model.codec.encode_pair(*p).inputs for p in PAIRS]
     assert computed == len({row[:n] for row in inputs for n in range(1, len(row) + 1)})
+
+
+LONG = [(f"{HEADER}What is {x}? {HEADER[:90]}", y) for x in ("France", "Paris", "x") for y in (" a fox", " x")]
+
+
+def paths(model: Any, pairs: Any, *, read: bool = False) -> int:
+    """Distinct beginnings of the pairs: tokens to compute; with `read`, those that predict a continuation."""
+    made = [model.codec.encode_pair(*pair) for pair in pairs]
+    return len({p.inputs[:n] for p in made for n in range(len(p.context) if read else 1, len(p.inputs) + 1)})
+
+
+def test_the_last_layer_runs_for_what_is_read(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: dict[int, list[int]] = {0: [], -1: []}
+    for layer, seen in rows.items():
+        mlp = model.engine.layers[layer].mlp
+        monkeypatch.setattr(mlp, "forward", lambda x, f=mlp.forward, seen=seen: seen.append(x.shape[1]) or f(x))
+    got = [x.total for x in model.log_likelihood(LONG)]
+    assert (sum(rows[0]), sum(rows[-1])) == (paths(model, LONG), paths(model, LONG, read=True))
+    assert got == pytest.approx([naive(model, *pair)[0] for pair in LONG], abs=1e-4)
+
+
+def test_a_hook_in_the_last_layer_sees_every_row(model: Any) -> None:
+    seen: list[int] = []
+    expected = [x.total for x in model.log_likelihood(LONG)]
+    with model.engine.layers[-1].mlp.register_forward_hook(lambda m, a, o: seen.append(o.shape[1])):
+        assert [x.total for x in model.log_likelihood(LONG)] == pytest.approx(expected, abs=1e-4)
+    assert sum(seen) == paths(model, LONG)
+
+
+def test_a_shared_context_is_tokenised_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    ids = type(model.codec)._ids
+
+    def counting(self: Any, text: str, *, special: bool) -> list[int]:
+        texts.append(text)
+        return ids(self, text, special=special)
+
+    monkeypatch.setattr(type(model.codec), "_ids", counting)
+    talk = (Message(role="user", content="What is the capital of France?"),)
+    pairs = [(context, word) for context in (HEADER, talk) for word in (" Paris", " x")]
+    together = model.codec.encode_pairs(pairs)
+    assert len(texts) == len(set(texts)) == 6
+    assert together == [model.codec.encode_pair(*pair) for pair in pairs]
+
+
+@pytest.mark.parametrize("forward", [0.0, 1.0])
+def test_likelihood_does_not_depend_on_what_is_computed_again(
+    model: Any, monkeypatch: pytest.MonkeyPatch, forward: float
+) -> None:
+    import fivefold.runtime._packing as packing
+
+    expected = [naive(model, *pair)[0] for pair in PAIRS]
+    monkeypatch.setattr(packing, "FORWARD", forward)
+    monkeypatch.setattr(packing.Packer, "block_tokens", 4)
+    monkeypatch.setattr(packing.Packer, "join_tokens", 4)
+    assert [x.total for x in model.log_likelihood(PAIRS)] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_conversation_is_a_context(model: Any) -> None:

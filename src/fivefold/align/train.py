@@ -232,10 +232,9 @@ def backward(
     """
     apart = None if loss_module.REDUCTION == "batch" else apart_of(trained, config, loss_module, together)
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
-    if apart is None:
-        rows = list(rows_of(batch, limit))
-    else:  # together they hold no more tokens than one row would
-        rows = even_rows(batch, -(-limit // apart.workers), apart.workers)
+    n = 1 if apart is None else apart.workers
+    # those that are computed together hold no more tokens than one row would
+    rows = list(rows_of(batch, limit)) if n == 1 else even_rows(batch, -(-limit // n), n)
     weights = [i.n_learnt if loss_module.REDUCTION == "token" else 1 for i in batch]
 
     def one_row(r: int) -> Part:

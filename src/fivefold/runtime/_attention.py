@@ -29,6 +29,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "fivefold"
+
+PADDED = 0.7
+"""Blocks are seen in one call with others of at least this part of their length."""
+
+BATCH_SCORES = 1 << 20
+"""Most scores a head in such a call: its memory, where no fused kernel does it."""
+
 _open = threading.local()
 
 
@@ -84,6 +91,65 @@ class Run:
 
 
 @dataclass(eq=False)
+class Batch:
+    """Blocks of similar length, whose own rows are seen in one call, each padded to the longest: [B, t].
+
+    `gather` [B·t] is the row at each place (padding repeats the block's first), `places` [n] are the places that are no
+    padding, and `rows` [n] the rows there.
+    """
+
+    blocks: list[Block]
+    gather: Tensor
+    places: Tensor
+    rows: Tensor
+    _bias: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """Additive mask [B, 1, t, t], made once and used by every layer; None is plain causal order."""
+        at = (window, dtype)
+        if at not in self._bias:
+            own = [_near_bias(block, window, dtype, self.gather.device) for block in self.blocks]
+            self._bias[at] = None if all(x is None for x in own) else self._stacked(own, dtype)
+        return self._bias[at]
+
+    def _stacked(self, own: list[Tensor | None], dtype: torch.dtype) -> Tensor:
+        t = len(self.gather) // len(self.blocks)
+        causal = _additive(torch.ones(t, t, dtype=torch.bool).tril().to(self.gather.device), dtype)
+        stacked = causal.repeat(len(own), 1, 1, 1)
+        for at, bias in enumerate(own):
+            if bias is not None:
+                stacked[at, 0, : len(bias), : len(bias)] = bias
+        return stacked
+
+
+def _batched(blocks: list[Block], device: torch.device) -> Batch:
+    sizes = [block.stop - block.start for block in blocks]
+    longest = max(sizes)
+    own = torch.arange(longest)
+    gather = torch.stack([torch.where(own < n, b.start + own, b.start) for b, n in zip(blocks, sizes, strict=True)])
+    places = (own < torch.tensor(sizes)[:, None]).flatten().nonzero()[:, 0]
+    gather = gather.flatten()
+    return Batch(blocks, gather.to(device), places.to(device), gather[places].to(device))
+
+
+@dataclass(eq=False)
+class Reading:
+    """What is read of a row after its last layer: there only the rows `rows` [n], in order, ask; the others are seen.
+
+    `gathering` while the last layer is asked for nothing but its keys and values, which are [1, G, T, D] then.
+    """
+
+    rows: Tensor
+    gathering: bool = False
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+
+class KeysKnown(Exception):
+    """Raised by attention to end a forward whose last layer was asked for its keys and values alone."""
+
+
+@dataclass(eq=False)
 class Slots:
     """Keys and values of the sequences being decoded, from where their shared prefix ends: [S, G, L, D] a layer.
 
@@ -110,8 +176,10 @@ class Plan:
     slots: Slots | None = None
     groups: list[tuple[Prefix, Tensor]] = field(default_factory=list)
     longest: int = 0
+    reading: Reading | None = None
     _bias: dict[tuple[int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
+    _batches: list[Block | Batch] | None = None
 
     def runs(self) -> list[Run]:
         """The blocks that have a prefix, neighbours with the same one joined."""
@@ -127,12 +195,34 @@ class Plan:
                     self._runs.append(Run(block.start, block.stop, block.prefix, block.positions))
         return self._runs
 
+    def batches(self, device: torch.device) -> list[Block | Batch]:
+        """The blocks for what they see of themselves: those of similar length together, others alone."""
+        if self._batches is None:
+            groups: list[list[Block]] = []
+            for block in sorted(self.blocks, key=_size, reverse=True):
+                if groups and _joins(block, groups[-1]):
+                    groups[-1].append(block)
+                else:
+                    groups.append([block])
+            self._batches = [group[0] if len(group) == 1 else _batched(group, device) for group in groups]
+        return self._batches
+
     def forget(self) -> None:
         """Drop the keys and values of the layers so far, where no later forward reads them."""
         for block in self.blocks:
             if block.store is not None:
                 block.store.keys.clear()
                 block.store.values.clear()
+
+
+def _size(block: Block) -> int:
+    return block.stop - block.start
+
+
+def _joins(block: Block, group: list[Block]) -> bool:
+    """Whether a block no longer than those of `group` is worth its padding, and the scores of all have room."""
+    longest = _size(group[0])
+    return _size(block) >= PADDED * longest and (len(group) + 1) * longest**2 <= BATCH_SCORES
 
 
 @contextmanager
@@ -196,15 +286,66 @@ def packed_attention(
     ask = Ask(layer, scale, sliding_window, softcap, s_aux)
     if torch.is_grad_enabled() and query.requires_grad:
         return _with_gradients(plan, ask, query, key, value), None
+    reading = plan.reading
+    if reading is not None and reading.gathering:
+        reading.keys, reading.values = key, value
+        for block in plan.blocks:
+            _keep(plan, block, ask.layer, key[:, :, block.start : block.stop], value[:, :, block.start : block.stop])
+        raise KeysKnown
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     lse = torch.empty(out.shape[:2], dtype=torch.float32, device=out.device)
+    if reading is not None and reading.keys is not None:
+        _read_only(plan, reading, ask, query, out, lse)
+    else:
+        _whole_row(plan, ask, query, key, value, out, lse)
+    return _with_sinks(out, lse, s_aux).unsqueeze(0), None
+
+
+def _whole_row(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Every row asks."""
     if plan.decode:
         _decode(plan, ask, query, key, value, out, lse)
     for block in plan.blocks:
-        _near(plan, block, ask, query, key, value, out, lse)
+        _keep(plan, block, ask.layer, key[:, :, block.start : block.stop], value[:, :, block.start : block.stop])
+    for part in plan.batches(query.device):
+        if isinstance(part, Batch):
+            _near_together(part, ask, query, key, value, out, lse)
+        else:
+            _near(part, ask, query, key, value, out, lse)
     for run in plan.runs():
         _far(run, ask, query, out, lse)
-    return _with_sinks(out, lse, s_aux).unsqueeze(0), None
+
+
+def _read_only(plan: Plan, reading: Reading, ask: Ask, query: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Only the rows that are read ask, of the keys and values of all: query [1, H, n, D], out [n, H, D]."""
+    assert reading.keys is not None and reading.values is not None
+    rows = reading.rows.cpu()
+
+    def span(start: int, stop: int) -> slice:
+        first, end = torch.searchsorted(rows, torch.tensor([start, stop])).tolist()
+        return slice(first, end)
+
+    for block in plan.blocks:
+        at = span(block.start, block.stop)
+        if at.start == at.stop:
+            continue
+        k, v = (x[:, :, block.start : block.stop] for x in (reading.keys, reading.values))
+        bias = _near_bias(block, ask.window, query.dtype, query.device)
+        if bias is None:
+            bias = _additive(torch.ones(_size(block), _size(block), dtype=torch.bool).tril(), query.dtype)
+        own = bias.to(query.device)[(reading.rows[at] - block.start)]
+        seen, weight = attend(query[:, :, at], *_repeated(query, k, v), own, ask)
+        out[at], lse[at] = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
+    for run in plan.runs():
+        at = span(run.start, run.stop)
+        if at.start < at.stop:
+            _far(Run(at.start, at.stop, run.prefix, run.positions[rows[at] - run.start]), ask, query, out, lse)
+
+
+def _repeated(query: Tensor, *shared: Tensor) -> tuple[Tensor, ...]:
+    """Keys and values [1, G, t, D] once for each query head: [1, H, t, D]."""
+    repeat = query.shape[1] // shared[0].shape[1]
+    return tuple(x.repeat_interleave(repeat, dim=1) for x in shared) if repeat > 1 else shared
 
 
 def _with_gradients(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -256,18 +397,26 @@ def _whole_bias(block: Block, near: Tensor | None, window: int | None, q: Tensor
     return torch.cat([far, near], dim=1)
 
 
-def _near(
-    plan: Plan, block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
-) -> None:
+def _near(block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
     """What the rows of a block see of each other."""
     rows = slice(block.start, block.stop)
-    q, k, v = query[:, :, rows], key[:, :, rows], value[:, :, rows]
-    _keep(plan, block, ask.layer, k, v)
-    repeat = q.shape[1] // k.shape[1]
-    if repeat > 1:
-        k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
-    seen, weight = attend(q, k, v, _near_bias(block, ask.window, q.dtype, q.device), ask, causal=block.within is None)
+    k, v = _repeated(query, key[:, :, rows], value[:, :, rows])
+    bias = _near_bias(block, ask.window, query.dtype, query.device)
+    seen, weight = attend(query[:, :, rows], k, v, bias, ask, causal=block.within is None)
     out[rows], lse[rows] = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
+
+
+def _near_together(batch: Batch, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
+    """The same for blocks of similar length at once."""
+    size = len(batch.blocks)
+    k, v = _repeated(query, key, value)
+    q, k, v = (
+        x[0].transpose(0, 1).index_select(0, batch.gather).unflatten(0, (size, -1)).transpose(1, 2)
+        for x in (query, k, v)
+    )
+    seen, weight = attend(q, k, v, batch.bias(ask.window, query.dtype), ask, causal=True)
+    out.index_copy_(0, batch.rows, seen.transpose(1, 2).flatten(0, 1).index_select(0, batch.places))
+    lse.index_copy_(0, batch.rows, weight.transpose(1, 2).flatten(0, 1).index_select(0, batch.places))
 
 
 def _far(run: Run, ask: Ask, query: Tensor, out: Tensor, lse: Tensor) -> None:

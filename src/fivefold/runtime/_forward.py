@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fivefold.runtime import _attention
-from fivefold.runtime._attention import Block, Plan, Prefix, attending
+from fivefold.runtime._attention import Block, KeysKnown, Plan, Prefix, Reading, attending, open_plan
 from fivefold.runtime._structure import attention_configs, decoder_layers, keeps_logits
 from fivefold.runtime.crew import Crew, crew
 
@@ -30,7 +30,7 @@ class Engine:
 
     `lock` is shared by every handle on the same weights. `pack_tokens` is how many tokens a packed row aims at, `slots`
     how many sequences are decoded at once, `cache_bytes` the room for their keys and values, `workers` how many rows are
-    computed side by side.
+    computed side by side. `prunes` says whether the last layer may be run for the rows alone that are read.
     """
 
     module: nn.Module
@@ -40,11 +40,13 @@ class Engine:
     cache_bytes: int = 2 << 30
     workers: int = 1
     packed: bool = True
+    prunes: bool = True
 
     def __post_init__(self) -> None:
         self.layers = decoder_layers(self.module)
         self._keeps_logits = keeps_logits(self.module)
         self._configs = attention_configs(self.module)
+        self._hooked = False
 
     @property
     def device(self) -> torch.device:
@@ -70,14 +72,67 @@ class Engine:
         return 2 * len(self.layers) * int(heads) * int(head) * weight.element_size()
 
     def forward(self, ids: Sequence[int], positions: Sequence[int], plan: Plan, read: Sequence[int]) -> Tensor:
-        """Float32 logits [len(read), V] at rows `read` of one packed row of tokens."""
+        """Float32 logits [len(read), V] at rows `read` of one packed row of tokens.
+
+        Where that is well less than the row, the last layer gives its keys and values for all rows and is run for these.
+        """
+        rows = sorted(set(read))
+        with self._pruning():
+            if 4 * len(rows) > 3 * len(ids) or not self._may_prune(plan):
+                return self._whole(ids, positions, plan, read)
+            at = {row: index for index, row in enumerate(rows)}
+            with self._packing(), attending(plan), self._reading_only(plan, rows):
+                return self._logits(ids, positions, [at[row] for row in read])
+
+    def store(self, ids: Sequence[int], positions: Sequence[int], plan: Plan) -> None:
+        """Compute a row for the keys and values that its blocks store, and nothing after those of the last layer."""
+        with self._pruning():
+            if not self._may_prune(plan):
+                self._whole(ids, positions, plan, [0])
+                return
+            with self._packing(), attending(plan), self._reading_only(plan, []), suppress(_Deep):
+                self._logits(ids, positions, [0])
+
+    def _whole(self, ids: Sequence[int], positions: Sequence[int], plan: Plan, read: Sequence[int]) -> Tensor:
         with self._packing(), attending(plan):
             return self._logits(ids, positions, read)
+
+    def _may_prune(self, plan: Plan) -> bool:
+        """Whether nobody needs the other rows: no gradient, no decoding, no hook of others in the last layer."""
+        if not self.prunes or plan.decode or torch.is_grad_enabled():
+            return False
+        hooks = (
+            h for m in self.layers[-1].modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())
+        )
+        return all(hook is _only_read for hook in hooks)
+
+    @contextmanager
+    def _pruning(self) -> Iterator[None]:
+        """The hook that runs the last layer for the rows that are read: put there once, whichever threads compute inside."""
+        if self._hooked:
+            yield
+            return
+        handle = self.layers[-1].register_forward_pre_hook(_only_read, with_kwargs=True)
+        self._hooked = True
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._hooked = False
+
+    @contextmanager
+    def _reading_only(self, plan: Plan, rows: Sequence[int]) -> Iterator[None]:
+        """The last layer asked for `rows` alone."""
+        plan.reading = Reading(torch.tensor(rows, dtype=torch.long, device=self.device))
+        try:
+            yield
+        finally:
+            plan.reading = None
 
     @contextmanager
     def crew(self, workers: int | None = None) -> Iterator[Crew]:
         """Threads on which `forward` may be called side by side; `workers` of them, None for as many as there should be."""
-        with self._packing(), crew(self.workers if workers is None else workers) as team:
+        with self._packing(), self._pruning(), crew(self.workers if workers is None else workers) as team:
             yield team
 
     @contextmanager
@@ -121,7 +176,7 @@ class Engine:
                 if plan is None:
                     self._logits(ids, positions, [0])
                 else:
-                    self.forward(ids, positions, plan, [0])
+                    self._whole(ids, positions, plan, [0])
             except _Deep:
                 pass
             streams: dict[int, Tensor] = caught.__dict__.pop("streams")
@@ -134,19 +189,25 @@ class Engine:
         """Whether a packed row gives what separate forwards give, on this very module.
 
         Two short sequences with a shared start are run both ways. Architectures that do not take a registered attention
-        function (or read positions in another way) are found here, and run one sequence at a time.
+        function (or read positions in another way) are found here, and run one sequence at a time; those whose last
+        layer cannot be run for some of the rows are run for all.
         """
         vocab = int(self.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
         first, second = ([(7 * i + k) % vocab for i in range(1, 9)] for k in (3, 11))
         shared = [(5 * i + 1) % vocab for i in range(1, 6)]
-        try:
-            together = self._packed_probe(shared, first, second)
-        except (_attention.UnsupportedAttention, RuntimeError, TypeError, ValueError, KeyError):
-            return False
         apart = torch.cat([self.plain([*shared, *tail], [len(shared) + 7]) for tail in (first, second)])
-        scale = apart.abs().max().clamp(min=1.0)
+        for self.prunes in (True, False):
+            try:
+                together = self._packed_probe(shared, first, second)
+            except (_attention.UnsupportedAttention, RuntimeError, TypeError, ValueError, KeyError, IndexError):
+                continue
+            if self._close(together, apart):
+                return True
+        return False
+
+    def _close(self, together: Tensor, apart: Tensor) -> bool:
         tolerance = 1e-3 if apart.dtype == torch.float32 and self._is_float32() else 5e-2
-        return bool((together - apart).abs().max() <= tolerance * scale)
+        return bool((together - apart).abs().max() <= tolerance * apart.abs().max().clamp(min=1.0))
 
     def _is_float32(self) -> bool:
         weight: Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
@@ -154,9 +215,8 @@ class Engine:
 
     def _packed_probe(self, shared: list[int], first: list[int], second: list[int]) -> Tensor:
         prefix = Prefix(len(shared))
-        self.forward(
-            shared, range(len(shared)), Plan([Block(0, len(shared), torch.arange(len(shared)), store=prefix)]), [0]
-        )
+        block = Block(0, len(shared), torch.arange(len(shared)), store=prefix)
+        self.store(shared, range(len(shared)), Plan([block]))
         n, start = len(first), len(shared)
         own = torch.arange(start, start + n)
         plan = Plan([Block(0, n, own, prefix=prefix), Block(n, 2 * n, own, prefix=prefix)])
@@ -164,6 +224,37 @@ class Engine:
         if len(prefix.keys) != len(self.layers):
             raise _attention.UnsupportedAttention("not every decoder layer went through the registered attention")
         return self.forward([*first, *second], positions, plan, [n - 1, 2 * n - 1])
+
+
+def _only_read(layer: nn.Module, args: Any, kwargs: Any) -> Any:
+    """A forward pre-hook: the layer gives its keys and values for every row, and goes on with those that are read."""
+    plan = open_plan()
+    reading = plan.reading if plan is not None else None
+    if reading is None or reading.keys is not None:
+        return None
+    reading.gathering = True
+    try:
+        layer.forward(*args, **kwargs)
+    except KeysKnown:
+        pass
+    finally:
+        reading.gathering = False
+    if reading.keys is None:
+        raise _attention.UnsupportedAttention("the last layer does not go through the registered attention")
+    if not len(reading.rows):
+        raise _Deep
+    return _at(args, reading), _at(kwargs, reading)
+
+
+def _at(value: Any, reading: Reading) -> Any:
+    """A layer's arguments at the rows that are read: tensors that have all rows as second dimension, wherever."""
+    assert reading.keys is not None
+    if isinstance(value, Tensor):
+        per_row = value.dim() > 1 and value.shape[1] == reading.keys.shape[2]
+        return value.index_select(1, reading.rows) if per_row else value
+    if isinstance(value, tuple | list):
+        return type(value)(_at(x, reading) for x in value)
+    return {key: _at(x, reading) for key, x in value.items()} if isinstance(value, dict) else value
 
 
 @contextmanager

@@ -315,7 +315,7 @@ class _Batch:
         positions = range(known, known + len(tokens))
         stored = Prefix(positions.stop)
         block = Block(0, len(tokens), torch.tensor(list(positions)), prefix=prefix, store=stored)
-        self.engine.forward(tokens, positions, Plan([block]), [0])
+        self.engine.store(tokens, positions, Plan([block]))
         return stored
 
     def _groups(self, n: int) -> list[tuple[Prefix, Tensor]]:

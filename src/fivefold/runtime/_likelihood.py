@@ -98,9 +98,10 @@ class _Scorer:
             for offset, readers in self.wanted.get(node, {}).items():
                 asked.extend((len(read), pair, token) for pair, token in readers)
                 read.append(at + offset)
-        logits = self.engine.forward(row.ids, row.positions, row.plan, read or [0])
         if asked:
-            self._take(logits, asked)
+            self._take(self.engine.forward(row.ids, row.positions, row.plan, read), asked)
+        else:
+            self.engine.store(row.ids, row.positions, row.plan)
 
     def _take(self, logits: Tensor, asked: list[tuple[int, int, int]]) -> None:
         norm, best = torch.logsumexp(logits, dim=1), logits.argmax(dim=1)

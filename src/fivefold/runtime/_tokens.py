@@ -46,15 +46,27 @@ class Codec:
         Spaces that end the context move to the continuation; the whole is tokenised together and cut where the context
         alone ends. An empty context is the beginning-of-sequence token (or the end-of-sequence one).
         """
-        special = isinstance(context, str)
-        text = context if isinstance(context, str) else self.render(context)
-        kept = text.rstrip()
-        continuation = text[len(kept) :] + continuation if special else continuation
-        text = kept if special else text
-        if not text:
-            return _pair([self._first()], self._ids(continuation, special=False), continuation)
-        before, whole = self._ids(text, special=special), self._ids(text + continuation, special=special)
-        return _pair(before, whole[len(before) :], continuation)
+        return self.encode_pairs([(context, continuation)])[0]
+
+    def encode_pairs(self, pairs: Sequence[tuple[Context, str]]) -> list[TokenPair]:
+        """`encode_pair` of each; a context that several have is rendered and tokenised once."""
+        texts: dict[Context, str] = {}
+        known: dict[tuple[str, bool], list[int]] = {}
+        made = []
+        for context, continuation in pairs:
+            special = isinstance(context, str)
+            if context not in texts:
+                texts[context] = context.rstrip() if isinstance(context, str) else self.render(context)
+            text = texts[context]
+            after = context[len(text) :] + continuation if isinstance(context, str) else continuation
+            if not text:
+                made.append(_pair([self._first()], self._ids(after, special=False), after))
+                continue
+            if (text, special) not in known:
+                known[text, special] = self._ids(text, special=special)
+            before = known[text, special]
+            made.append(_pair(before, self._ids(text + after, special=special)[len(before) :], after))
+        return made
 
     def encode_windows(self, text: str, length: int | None) -> list[TokenPair]:
         """A whole text to be predicted, in windows of at most `length` tokens (one window when None).
