@@ -89,7 +89,7 @@ def shallow(model: Any, layers: int, folder: Path) -> str:
 
 def main() -> None:
     """Print the two gains."""
-    model, steps = load("smollm2"), limit(6)
+    model, steps = load("smollm2"), limit(3)
     narrow, wide = (search(model, steps, GCGConfig(width=w, length=LENGTH)) for w in (NARROW, WIDE))
     notes = {"steps": steps, "requests": len(REQUESTS), "places": LENGTH}
     sides = {"ours": wide.shown(), "theirs": narrow.shown()}
