@@ -334,7 +334,8 @@ def _read_only(plan: Plan, reading: Reading, ask: Ask, query: Tensor, out: Tenso
         if bias is None:
             bias = _additive(torch.ones(_size(block), _size(block), dtype=torch.bool).tril(), query.dtype)
         own = bias.to(query.device)[(reading.rows[at] - block.start)]
-        seen, weight = attend(query[:, :, at], *_repeated(query, k, v), own, ask)
+        k, v = _repeated(query, k, v)
+        seen, weight = attend(query[:, :, at], k, v, own, ask)
         out[at], lse[at] = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
     for run in plan.runs():
         at = span(run.start, run.stop)
@@ -342,10 +343,12 @@ def _read_only(plan: Plan, reading: Reading, ask: Ask, query: Tensor, out: Tenso
             _far(Run(at.start, at.stop, run.prefix, run.positions[rows[at] - run.start]), ask, query, out, lse)
 
 
-def _repeated(query: Tensor, *shared: Tensor) -> tuple[Tensor, ...]:
+def _repeated(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values [1, G, t, D] once for each query head: [1, H, t, D]."""
-    repeat = query.shape[1] // shared[0].shape[1]
-    return tuple(x.repeat_interleave(repeat, dim=1) for x in shared) if repeat > 1 else shared
+    repeat = query.shape[1] // keys.shape[1]
+    if repeat == 1:
+        return keys, values
+    return keys.repeat_interleave(repeat, dim=1), values.repeat_interleave(repeat, dim=1)
 
 
 def _with_gradients(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -411,7 +414,7 @@ def _near_together(batch: Batch, ask: Ask, query: Tensor, key: Tensor, value: Te
     size = len(batch.blocks)
     k, v = _repeated(query, key, value)
     q, k, v = (
-        x[0].transpose(0, 1).index_select(0, batch.gather).unflatten(0, (size, -1)).transpose(1, 2)
+        x[0].transpose(0, 1).index_select(0, batch.gather).reshape(size, -1, *x.shape[1::2]).transpose(1, 2)
         for x in (query, k, v)
     )
     seen, weight = attend(q, k, v, batch.bias(ask.window, query.dtype), ask, causal=True)
