@@ -72,7 +72,7 @@ def answers(results: Sequence[CampaignResult]) -> tuple[list[object], list[str]]
 def main() -> None:
     """One line over all attacks, with each attack's ratio."""
     model = load("smollm2")
-    cases = suite("core-harms").cases(languages=["en"], split="train", limit=limit(16))
+    cases = suite("core-harms").cases(languages=["en"], split="train", limit=limit(8))
     together(model, "direct", cases[:2]), one_by_one(model, "direct", cases[:2])
     spent, queries, same, ratios = [0.0, 0.0], 0, 0, {}
     for name in ATTACKS:
