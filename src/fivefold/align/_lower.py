@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fivefold.align._pack import Item, Row, even_rows, pack, rows_of
+from fivefold.align._pack import Item, Row, even_rows, pack
 from fivefold.runtime._attention import attending
 from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.crew import side_by_side, workers_of
@@ -67,9 +67,8 @@ class Lower:
                 self._kept[missing[i]] = torch.cat([stream[: row.shared], stream[start:stop]])
 
         workers = workers_of(self.module.get_input_embeddings().weight.device)
-        rows = list(rows_of(missing, self.row_tokens)) if workers == 1 else even_rows(missing, self.row_tokens, workers)
         with self._whole():
-            side_by_side([partial(compute, row) for row in rows], workers)
+            side_by_side([partial(compute, row) for row in even_rows(missing, self.row_tokens, workers)], workers)
 
     def __call__(self, items: Sequence[Item], row: Row) -> Tensor:
         """The stream [T, D] of a row of `items` as it enters the first adapted layer."""

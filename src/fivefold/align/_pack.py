@@ -172,7 +172,9 @@ def _beside(item: Item, other: Item) -> Item:
 
 def even_rows(items: Sequence[Item], limit: int, workers: int) -> list[list[int]]:
     """Split items into rows of about equal tokens, as many for each of `workers`, and of at most about `limit` tokens; indices
-    into `items`, the longest item first to the row that has least."""
+    into `items`, the longest item first to the row that has least. For one worker they are those of `rows_of`."""
+    if workers == 1:
+        return list(rows_of(items, limit))
     total = sum(item.n_tokens for item in items)
     n = max(1, min(len(items), workers * -(-total // (workers * limit))))
     rows: list[list[int]] = [[] for _ in range(n)]

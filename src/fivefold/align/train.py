@@ -234,7 +234,7 @@ def backward(
     limit = config.row_tokens if loss_module.REDUCTION != "batch" else 10**9
     n = 1 if apart is None else apart.workers
     # those that are computed together hold no more tokens than one row would
-    rows = list(rows_of(batch, limit)) if n == 1 else even_rows(batch, -(-limit // n), n)
+    rows = even_rows(batch, -(-limit // n), n)
     weights = [i.n_learnt if loss_module.REDUCTION == "token" else 1 for i in batch]
 
     def one_row(r: int) -> Part:
@@ -353,8 +353,7 @@ def score(
     if lower is not None:
         lower.keep(items)
     workers = 1 if is_split(module) else workers_of(next(module.parameters()).device)
-    rows = list(rows_of(items, row_tokens)) if workers == 1 else even_rows(items, row_tokens, workers)
-    side_by_side([partial(read, row) for row in rows], workers)
+    side_by_side([partial(read, row) for row in even_rows(items, row_tokens, workers)], workers)
     return [found[i] for i in range(len(items))]
 
 

@@ -1,8 +1,8 @@
 """Pieces of work that compute side by side on a CPU, each on cores of its own.
 
-Two cores that share every single operation gain little: on two cores, decoding 64 sequences with both took as long as
-with one, and reading activations gained 1.4 times. Two threads that each work off rows of their own take half the time
-(docs/decisions/side-by-side.md). Rows do not change by it, only who computes them, so results stay what they are.
+Cores that share every single operation wait for each other at the end of each; threads that work off rows of their own do
+not. What that gives here is measured in docs/decisions/side-by-side.md. Rows are cut evenly for the workers before the
+start, never by who is faster, so results are the same every time, and but for the order of sums those of one thread.
 
 Pieces must not wait for each other. They take over the caller's gradient mode; torch's random numbers are the process's
 own and shared, so a piece that draws from them belongs elsewhere.

@@ -51,7 +51,7 @@ class Options:
     slots: int | None = None
     """Sequences decoded at once; None is 64 a worker on a CPU and 256 on a GPU."""
     pack_tokens: int | None = None
-    """Tokens that a packed row aims at; None is 2048 on a CPU and 8192 on a GPU."""
+    """Tokens that a packed row aims at; None is 1024 on a CPU and 8192 on a GPU."""
     workers: int | None = None
     """Rows computed side by side; None is one a core, up to four, on a CPU and one on a GPU."""
 
