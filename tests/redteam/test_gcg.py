@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from fivefold.redteam._gcg_search import Search
 from fivefold.redteam.attacks.gcg import GCGConfig, attack, open_model
 from fivefold.redteam.protocol import AttackBudget, Attempt
 from fivefold.registry import registry
+from fivefold.runtime._forward import Engine
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Request
 from fivefold.types import Case, Completion, Errored, Message, Outcome, Scored, digest, user_case
@@ -174,14 +176,23 @@ def test_losses_equal_whole_forwards(model: Any, n_replace: int) -> None:
         torch.testing.assert_close(point.losses.total, expected[-1:], atol=1e-4, rtol=0)
 
 
-def test_rows_side_by_side_give_the_same_losses(model: Any) -> None:
+def test_rows_side_by_side_give_the_same_losses(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     search = search_of(model)
     candidates = [tuple(c) for c in search.draw(search.objective.at(search.prompt.start)).tolist()]
     alone, together = (Objective(search.prompt, batch_tokens=40) for _ in range(2))
     together.forward = replace(together.forward, engine=replace(together.forward.engine, workers=2))
     assert together.forward.workers == 2 and alone.forward.workers == 1
     near = alone.at(search.prompt.start)
-    found, expected = (o.losses(candidates, near) for o in (together, alone))
+    expected = alone.losses(candidates, near)
+    forward, seen = Engine.forward, set()
+
+    def watched(self: Any, *args: Any) -> Any:
+        seen.add(threading.current_thread().name)
+        return forward(self, *args)
+
+    monkeypatch.setattr(Engine, "forward", watched)
+    found = together.losses(candidates, near)
+    assert all("crew" in name for name in seen) and seen
     torch.testing.assert_close(found.total, expected.total, atol=1e-5, rtol=0)
     assert together.tokens > 0
 
