@@ -1,4 +1,4 @@
-"""A GRPO step with its generation against TRL's GRPOTrainer: `BENCH_LIMIT` prompts of 8 samples of up to 48 tokens.
+"""A GRPO step with its generation against TRL's GRPOTrainer: `BENCH_LIMIT` prompts of 8 samples of up to 64 tokens.
 
 Both sides sample at temperature 1 with random numbers of their own, so the samples differ; speed is counted per generated
 token, generation and update together. For the agreement our loss is computed once more on TRL's own samples, with TRL's
@@ -28,7 +28,7 @@ from fivefold.align.train import TrainConfig  # noqa: E402
 from fivefold.runtime.load import load  # noqa: E402
 from fivefold.types import user_case  # noqa: E402
 
-SAMPLES, NEW_TOKENS = 8, 48
+SAMPLES, NEW_TOKENS = 8, 64
 AS_TRL = {"unbiased_kl": True}
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
     model, n = load("smollm2"), limit(2)
     watch, seen = Watch(), list[dict[str, Any]]()
-    texts = [t["prompt"] for t in triples(n, prompt=90)]
+    texts = [t["prompt"] for t in triples(n)]
     trainer = GRPOTrainer(
         model=fresh(model),
         reward_funcs=lambda completion_ids, **_: [reward_of(ids) for ids in completion_ids],

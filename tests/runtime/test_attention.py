@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fivefold.runtime._attention import Ask, Batch, Block, Plan, Prefix, _merge, attend, attending, packed_attention
+from fivefold.runtime._attention import Ask, Batch, Block, Plan, Prefix, attend, attending, packed_attention
+from fivefold.runtime._pieces import merge
 
 G, R, T, P, D = 2, 3, 5, 7, 8
 PLAIN = Ask(0, D**-0.5)
@@ -51,7 +52,7 @@ def test_causal_order_needs_no_mask(ask: Ask) -> None:
 def test_two_parts_merge_into_the_whole(cut: int) -> None:
     q, k, v = tensors(G, T, D), tensors(G, P, D, seed=1), tensors(G, P, D, seed=2)
     out, lse = dense(q, k[:, :cut], v[:, :cut], None, PLAIN)
-    _merge(out, lse, *dense(q, k[:, cut:], v[:, cut:], None, PLAIN))
+    merge(out, lse, *dense(q, k[:, cut:], v[:, cut:], None, PLAIN))
     expected = dense(q, k, v, None, PLAIN)
     assert torch.allclose(out, expected[0], atol=1e-5) and torch.allclose(lse, expected[1], atol=1e-5)
 
@@ -64,7 +65,7 @@ def test_a_row_that_sees_nothing_weighs_nothing() -> None:
     assert torch.equal(nothing[:, :, 2], torch.zeros(1, G, D)) and none[:, :, 2].isneginf().all()
     out, lse = dense(q, k, v, None, PLAIN)
     before = out[:, :, 2].clone()
-    _merge(out, lse, nothing, none)
+    merge(out, lse, nothing, none)
     assert torch.allclose(out[:, :, 2], before) and out.isfinite().all()
 
 

@@ -28,6 +28,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from fivefold.runtime._pieces import Pieces, attend_in_pieces, merge
+
 NAME = "fivefold"
 
 PADDED = 0.7
@@ -169,6 +171,7 @@ class Plan:
     """Who sees whom in one forward. The first `decode` rows are slots 0 … decode - 1, the rest are blocks.
 
     `groups` lists (prefix, its slots), `longest` is the most tokens of any decoding slot, the new one included.
+    `pieces` says of the whole row what the blocks say, where that is known to be cheaper and nothing is stored.
     """
 
     blocks: list[Block] = field(default_factory=list)
@@ -177,6 +180,7 @@ class Plan:
     groups: list[tuple[Prefix, Tensor]] = field(default_factory=list)
     longest: int = 0
     reading: Reading | None = None
+    pieces: Pieces | None = None
     _bias: dict[tuple[int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
     _batches: list[Block | Batch] | None = None
@@ -284,6 +288,8 @@ def packed_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = int(getattr(module, "layer_idx"))  # noqa: B009 - Module.__getattr__ is typed as Tensor | Module
     ask = Ask(layer, scale, sliding_window, softcap, s_aux)
+    if plan.pieces is not None and _is_plain(ask, plan.pieces, query):
+        return attend_in_pieces(query, key, value, plan.pieces, scale), None
     if torch.is_grad_enabled() and query.requires_grad:
         return _with_gradients(plan, ask, query, key, value), None
     reading = plan.reading
@@ -299,6 +305,12 @@ def packed_attention(
     else:
         _whole_row(plan, ask, query, key, value, out, lse)
     return _with_sinks(out, lse, s_aux).unsqueeze(0), None
+
+
+def _is_plain(ask: Ask, pieces: Pieces, query: Tensor) -> bool:
+    """Whether the fused kernel on a CPU does all that a layer asks."""
+    near = ask.window is None or pieces.reach < ask.window
+    return near and ask.softcap is None and ask.sinks is None and query.device.type == "cpu"
 
 
 def _whole_row(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
@@ -431,14 +443,7 @@ def _far(run: Run, ask: Ask, query: Tensor, out: Tensor, lse: Tensor) -> None:
     bias = run.bias(ask.window, repeat, q.dtype)
     seen, weight = attend(q, keys, values, bias, ask, sparse=bias is not None)
     seen = seen.reshape(-1, rows, seen.shape[-1]).transpose(0, 1)
-    _merge(out[run.start : run.stop], lse[run.start : run.stop], seen, weight.reshape(-1, rows).transpose(0, 1))
-
-
-def _merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
-    """Join two attentions over disjoint keys, in place: outputs [..., D] weighted by their log-sum-exp [...]."""
-    weight = torch.sigmoid(more_lse - lse).unsqueeze(-1).to(out.dtype)
-    out.lerp_(more, weight)
-    torch.logaddexp(lse, more_lse, out=lse)
+    merge(out[run.start : run.stop], lse[run.start : run.stop], seen, weight.reshape(-1, rows).transpose(0, 1))
 
 
 def _keep(plan: Plan, block: Block, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -531,7 +536,7 @@ def _decode_far(plan: Plan, group: int, ask: Ask, q: Tensor, out: Tensor, lse: T
     far, far_lse = attend(packed, keys, values, bias, ask, sparse=bias is not None)
     near, near_lse = out[members], lse[members]
     far_lse = far_lse.reshape(heads, n, repeat).transpose(0, 1)
-    _merge(near, near_lse, far.reshape(heads, n, repeat, -1).transpose(0, 1), far_lse)
+    merge(near, near_lse, far.reshape(heads, n, repeat, -1).transpose(0, 1), far_lse)
     out[members], lse[members] = near, near_lse
 
 
