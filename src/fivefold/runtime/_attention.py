@@ -28,7 +28,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from fivefold.runtime._pieces import Pieces, attend_in_pieces, merge
+from fivefold.runtime._pieces import NATIVE_GROUPS, Pieces, attend_in_pieces, merge
 
 NAME = "fivefold"
 
@@ -346,7 +346,7 @@ def _read_only(plan: Plan, reading: Reading, ask: Ask, query: Tensor, out: Tenso
         if bias is None:
             bias = _additive(torch.ones(_size(block), _size(block), dtype=torch.bool).tril(), query.dtype)
         own = bias.to(query.device)[(reading.rows[at] - block.start)]
-        k, v = _repeated(query, k, v)
+        k, v = _repeated(query, k, v, ask)
         seen, weight = attend(query[:, :, at], k, v, own, ask)
         out[at], lse[at] = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
     for run in plan.runs():
@@ -355,10 +355,10 @@ def _read_only(plan: Plan, reading: Reading, ask: Ask, query: Tensor, out: Tenso
             _far(Run(at.start, at.stop, run.prefix, run.positions[rows[at] - run.start]), ask, query, out, lse)
 
 
-def _repeated(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [1, G, t, D] once for each query head: [1, H, t, D]."""
+def _repeated(query: Tensor, keys: Tensor, values: Tensor, ask: Ask) -> tuple[Tensor, Tensor]:
+    """Keys and values [1, G, t, D] once for each query head: [1, H, t, D]; as they are where the kernel does without."""
     repeat = query.shape[1] // keys.shape[1]
-    if repeat == 1:
+    if repeat == 1 or (NATIVE_GROUPS and query.device.type == "cpu" and ask.softcap is None):
         return keys, values
     return keys.repeat_interleave(repeat, dim=1), values.repeat_interleave(repeat, dim=1)
 
@@ -415,7 +415,7 @@ def _whole_bias(block: Block, near: Tensor | None, window: int | None, q: Tensor
 def _near(block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
     """What the rows of a block see of each other."""
     rows = slice(block.start, block.stop)
-    k, v = _repeated(query, key[:, :, rows], value[:, :, rows])
+    k, v = _repeated(query, key[:, :, rows], value[:, :, rows], ask)
     bias = _near_bias(block, ask.window, query.dtype, query.device)
     seen, weight = attend(query[:, :, rows], k, v, bias, ask, causal=block.within is None)
     out[rows], lse[rows] = seen[0].transpose(0, 1), weight[0].transpose(0, 1)
@@ -424,7 +424,7 @@ def _near(block: Block, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out
 def _near_together(batch: Batch, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
     """The same for blocks of similar length at once."""
     size = len(batch.blocks)
-    k, v = _repeated(query, key, value)
+    k, v = _repeated(query, key, value, ask)
     q, k, v = (
         x[0].transpose(0, 1).index_select(0, batch.gather).reshape(size, -1, *x.shape[1::2]).transpose(1, 2)
         for x in (query, k, v)
