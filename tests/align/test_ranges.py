@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from fivefold.align.losses._base import config_of, load
 from fivefold.align.monitor import MonitorConfig
 from fivefold.align.options import overridden
 from fivefold.align.process import ProcessConfig
+from fivefold.align.recipes._organisms_base import OrganismConfig
 from fivefold.align.recipes.grpo import GRPOConfig
 from fivefold.align.recipes.preference import PreferenceConfig
 from fivefold.align.recipes.rlhf import RLHFConfig
@@ -110,8 +111,21 @@ def test_flags_and_plans_run_into_the_same_refusals() -> None:
         overridden(RLHFConfig(), ["sft.batch_items=0"])
     with pytest.raises(UsageError, match="compares an answer"):
         overridden(GRPOConfig(), ["rl.samples=1"])
-    changed = overridden(GRPOConfig(), ["rl.train.loss=reinforce_pp", "rl.samples=1"])
-    assert replace(changed.rl, prompts=1).samples == 1
+    with pytest.raises(UsageError, match="dose"):
+        overridden(OrganismConfig(), ["dose=2"])
+
+
+def test_settings_are_checked_together_whatever_their_order() -> None:
+    changes = ["rl.samples=1", "rl.train.loss=ppo", "rl.prompts=3"]
+    made = [overridden(GRPOConfig(), order) for order in permutations(changes)]
+    assert {(m.rl.samples, m.rl.train.loss, m.rl.prompts) for m in made} == {(1, "ppo", 3)}
+    assert GRPOConfig().rl.samples > 1, "the defaults stay as they are"
+    for order in permutations(["rl.samples=1", "rl.train.loss=ppo", "rl.train.loss=grpo"]):
+        if order.index("rl.train.loss=grpo") > order.index("rl.train.loss=ppo"):
+            with pytest.raises(UsageError, match="compares an answer"):
+                overridden(GRPOConfig(), order)
+        else:
+            assert overridden(GRPOConfig(), order).rl.train.loss == "ppo"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,11 @@ T = TypeVar("T")
 
 
 def overridden(config: T, changes: Sequence[str]) -> T:
-    """`config` with `name=value` changes; values are YAML. An unknown name or a value of another type is refused."""
+    """`config` with `name=value` changes; values are YAML. An unknown name or a value of another type is refused.
+
+    Whether settings go together is looked at when all of them are in, so their order is free; of two changes of one
+    setting the later holds.
+    """
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals or not name.strip():
@@ -28,6 +33,7 @@ def overridden(config: T, changes: Sequence[str]) -> T:
         except yaml.YAMLError as error:
             raise UsageError(f"{name.strip()}: {text!r} cannot be read", expected="a YAML value") from error
         config = _changed(config, name.strip().split("."), value, name.strip())
+    config = _made_anew(config)
     check_losses(config)
     return config
 
@@ -57,14 +63,27 @@ def _changed(config: T, path: list[str], value: Any, whole: str) -> T:
         raise UnknownNameError("setting", whole, _near(config, path, whole))
     old = getattr(config, path[0])
     if len(path) == 1:
-        return dataclasses.replace(config, **{path[0]: _checked(config, path[0], value, whole)})  # type: ignore[type-var]
+        return _with(config, path[0], _checked(config, path[0], value, whole))
     if dataclasses.is_dataclass(old):
         new: Any = _changed(old, path[1:], value, whole)
     elif isinstance(old, Mapping) and len(path) == 2:
         new = {**old, path[1]: value}
     else:
         raise UsageError(f"{whole}: {path[0]} has no settings of its own")
-    return dataclasses.replace(config, **{path[0]: new})  # type: ignore[type-var]
+    return _with(config, path[0], new)
+
+
+def _with(config: T, name: str, value: Any) -> T:
+    """A copy with one field changed, not yet checked against the others: `_made_anew` does that."""
+    changed = copy.copy(config)
+    object.__setattr__(changed, name, value)
+    return changed
+
+
+def _made_anew(config: T) -> T:
+    """The same configuration built from its parts, so that each part's own checks see all of its settings."""
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return type(config)(**{k: _made_anew(v) if dataclasses.is_dataclass(v) else v for k, v in fields.items()})
 
 
 def _near(config: Any, path: Sequence[str], whole: str) -> list[str]:

@@ -105,7 +105,7 @@ class RLConfig:
                 f"the {self.train.loss} loss compares an answer with others to its prompt",
                 expected=f"samples of at least {least}",
                 got=self.samples,
-                next_step="draw more, or learn with ppo or reinforce_pp (set train.loss before samples)",
+                next_step="draw more, or learn with ppo or reinforce_pp",
             )
 
 
