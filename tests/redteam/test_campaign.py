@@ -22,7 +22,7 @@ from fivefold.redteam.replay import replay
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, Request
 from fivefold.score import scorer
-from fivefold.types import Case, Completion, Errored, Scored, Unscored, user_case
+from fivefold.types import Case, Completion, Errored, Likelihood, Scored, Unscored, Usage, user_case
 
 TEXT_ATTACKS = text_attacks()
 PROMPTS = {
@@ -210,3 +210,69 @@ def test_attacks_share_batches_whatever_the_timing() -> None:
 def test_scored_outcomes_carry_their_judge() -> None:
     outcome = attacked(load("scripted:comply"), "direct").tried[0].outcome
     assert isinstance(outcome, Scored) and outcome.judge
+
+
+class Paced:
+    """Takes as many milliseconds for a batch as it has tokens; odd seeds comply."""
+
+    name, fingerprint = "paced", "2" * 64
+    capabilities = frozenset({Capability.GENERATE, Capability.LIKELIHOOD})
+
+    def generate(self, requests: Sequence[Request], *, on_done: object = None) -> list[Completion]:
+        lengths = [len(r.messages[-1].content) for r in requests]
+        time.sleep(sum(lengths) / 1000)
+        return [
+            Completion(text="Sure. " + "Here is how. " * 9, model=self.fingerprint, usage=Usage(prompt=n, completion=1))
+            for n in lengths
+        ]
+
+    def log_likelihood(self, pairs: Sequence[Any]) -> list[Likelihood]:
+        return [
+            Likelihood(total=-1.0, n_tokens=1, n_bytes=1, greedy=False, model=self.fingerprint, read=5) for _ in pairs
+        ]
+
+
+def slow_judge(case: Case, completion: Completion) -> Scored:
+    time.sleep(0.2)
+    return Scored(value=1.0, label="compliance", judge="j")
+
+
+def test_an_attempt_takes_its_own_share_of_the_time() -> None:
+    sent = [user_case(f"s{i}", "a" * n, category="ncr", behaviour=f"s{i}") for i, n in enumerate((30, 30, 240))]
+    assault = Assault(attack=made("direct"), cases=tuple(sent), budget=BUDGET)
+    target: Any = Paced()
+    result = run_campaign(target, [assault], slow_judge)
+    seconds = [t.attempts[0].seconds for t in result.tried]
+    assert seconds[0] < 0.1 and seconds[1] < 0.1, (
+        "a third of the behaviours, a tenth of the time: neither batch nor judge"
+    )
+    assert 0.2 < seconds[2] < 0.45 and sum(seconds) < result.seconds
+
+
+class Asks(Inside):
+    """A text attack that lets time pass by itself before it asks."""
+
+    needs = frozenset({Capability.GENERATE})
+
+    def run(self, case: Case, target: Model, judge: Any, budget: AttackBudget, rng: object) -> Iterator[Attempt]:
+        time.sleep(0.15 * int(case.id[1:]))
+        yield from made("direct").run(case, target, judge, budget, random.Random(0))
+
+
+def test_own_work_counts_and_waiting_for_others_does_not() -> None:
+    assault = Assault(attack=Asks(1), cases=cases(n=3), budget=BUDGET)  # type: ignore[arg-type]
+    result = run_campaign(load("scripted:comply"), [assault], scorer("refusal"))
+    first, second, third = (t.attempts[0].seconds for t in result.tried)
+    assert first < 0.1 and 0.14 < second < 0.29 and third > 0.29
+
+
+def test_what_autodan_reads_is_counted_and_paid() -> None:
+    attack, target = made("autodan(population=4)"), Paced()
+    assault = Assault(attack=attack, cases=cases(n=1), budget=AttackBudget(queries=1, steps=2))
+    result = run_campaign(target, [assault], lambda c, a: Scored(value=0.0, label="refusal", judge="j"))  # type: ignore[arg-type]
+    (attempt,) = result.tried[0].attempts
+    assert attempt.completion is not None
+    asked = attempt.completion.usage.prompt + attempt.completion.usage.completion
+    assert attempt.metadata["scored"] >= 4 and attempt.tokens == asked + 5 * attempt.metadata["scored"]
+    capped = run_campaign(target, [assault], scorer("refusal"), cap=SpendCap(tokens=20))  # type: ignore[arg-type]
+    assert isinstance(capped.tried[0].outcome, Unscored) and "tokens" in capped.tried[0].cut_off

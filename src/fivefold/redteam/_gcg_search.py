@@ -95,6 +95,11 @@ class Search:
             if step < steps and found.finite:
                 point = self._smoothed(self.objective.at(found.suffix), point)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that have gone through the attacked model and through the draft."""
+        return self.objective.tokens + (self.draft.tokens if self.draft else 0)
+
     def _smoothed(self, point: Point, before: Point) -> Point:
         if not self.momentum:
             return point

@@ -2,8 +2,8 @@
 
 `AttackBudget` limits one behaviour and is the same for every model that is compared; a cap limits the bill, a deadline the
 time. What either cuts off is Unscored: not tried, which is not withstood. Queries never exceed the cap; tokens are known
-only when answers are in, so they may exceed it by one batch. What an attack asks of the open model itself, past the
-target's door, is known after each of its attempts, and paid then. Answers from a cache count like any other, so that
+only when answers are in, so they may exceed it by one batch. A likelihood is no query, but
+what it reads counts. What an attack asks of the open model itself, past the target's door, is known after each of its attempts, and paid then. Answers from a cache count like any other, so that
 reruns stop at the same place.
 """
 
@@ -50,6 +50,11 @@ class SpendCap:
         return min(limits) if limits else None
 
 
+def tokens_of(answer: Completion | Likelihood) -> int:
+    """Tokens that an answer took: of the prompt and the answer, or of the texts that were read."""
+    return answer.read if isinstance(answer, Likelihood) else answer.usage.prompt + answer.usage.completion
+
+
 class Purse:
     """What a campaign has spent, and whether it may spend more. Used under the lock of a meeting, or by one thread.
 
@@ -83,9 +88,9 @@ class Purse:
             self.queries += n
         return refusal
 
-    def charge(self, completions: Sequence[Completion]) -> None:
-        """Count the tokens of answers that came in."""
-        self.tokens += sum(c.usage.prompt + c.usage.completion for c in completions)
+    def charge(self, answers: Sequence[Completion | Likelihood]) -> None:
+        """Count the tokens of what came in."""
+        self.tokens += sum(map(tokens_of, answers))
 
     def settle(self, attempts: Iterable[Attempt]) -> Iterator[Attempt]:
         """The attempts of one attack that runs alone, each with what it spent past the target's door paid afterwards.
@@ -137,8 +142,12 @@ class PaidModel:
         return self.inner.capabilities
 
     def log_likelihood(self, pairs: Sequence[tuple[Context, str]]) -> list[Likelihood]:
-        """Passed through."""
-        return self.inner.log_likelihood(pairs)
+        """Read, then pay: it is no query."""
+        if refusal := self.purse.reserve(0):
+            raise refusal
+        found = self.inner.log_likelihood(pairs)
+        self.purse.charge(found)
+        return found
 
     def generate(self, requests: Sequence[Request], *, on_done: OnDone | None = None) -> list[Completion]:
         """Pay, then ask."""

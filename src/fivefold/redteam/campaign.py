@@ -18,7 +18,7 @@ from fivefold.redteam.helpers import HelpedAttack, require_helpers
 from fivefold.redteam.protocol import Attack, AttackBudget, Attempt, Judge
 from fivefold.runtime.compute import compute
 from fivefold.runtime.protocol import Capability, Model, require
-from fivefold.types import Case, Errored, Outcome, Scored, Unscored
+from fivefold.types import Case, Completion, Errored, Outcome, Scored, Unscored
 
 OnProgress = Callable[[int, int, str], None]
 INSIDE = frozenset({Capability.GRADIENTS, Capability.ACTIVATIONS, Capability.INTERVENTIONS})
@@ -169,7 +169,7 @@ def _run_batch(
         return compute(lambda: [_one(case, alone, paid, judge, budget, seed, purse) for case in cases])
     meeting = Meeting(purse)
     shared, together = meeting.model(target), _helped_through(attack, meeting.model)
-    jobs = [lambda c=case: _one(c, together, shared, judge, budget, seed) for case in cases]
+    jobs = [lambda c=case: _one(c, together, shared, judge, budget, seed, clock=meeting.clock) for case in cases]
     return meeting.run_all(jobs)
 
 
@@ -184,17 +184,27 @@ def _helped_through(attack: Attack, wrap: Callable[[Model], Model]) -> Attack:
 
 
 def _one(
-    case: Case, attack: Attack, target: Model, judge: Judge, budget: AttackBudget, seed: int, purse: Purse | None = None
+    case: Case,
+    attack: Attack,
+    target: Model,
+    judge: Judge,
+    budget: AttackBudget,
+    seed: int,
+    purse: Purse | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Tried:
-    """What becomes of one behaviour. `purse` is paid by attacks that run alone, for what they ask past the target."""
+    """What becomes of one behaviour. `purse` is paid by attacks that run alone, for what they ask past the target;
+    `clock` tells the seconds that are this behaviour's own."""
+    watch = _Watch(judge, clock)
     digest = hashlib.sha256(f"{seed}|{attack.name}|{case.id}".encode()).digest()
     rng = random.Random(int.from_bytes(digest[:8], "big"))
     attempts: list[Attempt] = []
     cut_off, failed = "", ""
     try:
-        made = attack.run(case, target, judge, budget, rng)
+        made = attack.run(case, target, watch.judge, budget, rng)
         for attempt in purse.settle(made) if purse else made:
-            attempts.append(attempt)
+            attempts.append(replace(attempt, seconds=watch.lap()))
     except BudgetError as error:
         cut_off = error.what
     except (UsageError, CapabilityError):
@@ -207,6 +217,28 @@ def _one(
     if cut_off and not (isinstance(outcome, Scored) and outcome.value >= 0.5):
         outcome = Unscored(reason=cut_off)
     return Tried(case=case, attack=attack.name, attempts=tuple(attempts), outcome=outcome, cut_off=cut_off)
+
+
+class _Watch:
+    """The time of one behaviour's attempts (`Attempt.seconds`) by its own clock, with the judge's left out."""
+
+    def __init__(self, judge: Judge, clock: Callable[[], float]) -> None:
+        self._judge, self._clock = judge, clock
+        self._from = clock()
+
+    def judge(self, case: Case, completion: Completion) -> Outcome:
+        """The judge's word, while the watch stands still."""
+        before = self._clock()
+        try:
+            return self._judge(case, completion)
+        finally:
+            self._from += self._clock() - before
+
+    def lap(self) -> float:
+        """Seconds since the attempt before."""
+        now = self._clock()
+        took, self._from = max(0.0, now - self._from), now
+        return took
 
 
 def _outcome(attempts: Sequence[Attempt]) -> Outcome:

@@ -34,6 +34,9 @@ class Attempt:
     queries: int = 1
     tokens: int = 0
     seconds: float = 0.0
+    """Time of this attempt's own since the attempt before, which a campaign fills in: the search, what helping models wrote, and
+    the share (by tokens) of every batch that it took part in. Waiting for other behaviours and judging are not counted.
+    Attempts that were asked in one batch have the time of it at the first of them, since no answer is there before."""
     loss: float | None = None
     helper_tokens: int = 0
     """Tokens of the models that helped (attacker, evaluator, translator), which `tokens` does not count."""

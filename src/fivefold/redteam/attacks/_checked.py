@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -61,9 +60,7 @@ def converse(
 
     `check` tells success; without one the judge does, of the case's own request.
     """
-    started = time.monotonic()
     for step in run_agent(target, messages, tools, steps=left, max_new_tokens=budget.max_new_tokens):
-        now = time.monotonic()
         attempt = Attempt(
             case_id=case.id,
             attack=attack,
@@ -71,10 +68,8 @@ def converse(
             completion=step.completion,
             outcome=_told(case, step, judge, check),
             tokens=step.completion.usage.prompt + step.completion.usage.completion,
-            seconds=now - started,
             metadata={**(notes or {}), "check": dict(check or {}), "calls": [c.name for c in step.calls]},
         )
-        started = now
         yield attempt
         if getattr(attempt.outcome, "value", 0.0) >= 0.5:
             return

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fivefold.redteam.attacks._text import request, send, succeeded
+from fivefold.redteam.budget import tokens_of
 from fivefold.redteam.helpers import TEMPLATES, ask, read_fields, read_line
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
 from fivefold.runtime.protocol import Model, Request
@@ -99,11 +100,6 @@ def _read(reply: Completion, asked: str, prompt_key: str, keys: Sequence[str]) -
         if text and answers.judge(asked, text).label != "refusal":
             return Proposal(prompt=text, reply=reply.text)
     return Proposal(failure=Unscored(reason=f"the attacker gave no usable prompt: {reply.text[:120]!r}"))
-
-
-def tokens_of(completion: Completion) -> int:
-    """Prompt and answer tokens of one completion."""
-    return completion.usage.prompt + completion.usage.completion
 
 
 def nothing_sent(case: Case, attack: str, proposal: Proposal, wrote: str) -> Attempt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,9 +27,7 @@ def send(
     metadata: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Attempt]:
     """Send requests in one batch and judge each answer. A failed request or judge is Errored, never a success."""
-    started = time.monotonic()
     completions = target.generate(requests)
-    seconds = (time.monotonic() - started) / max(1, len(requests))
     notes = metadata or [{}] * len(requests)
     return [
         Attempt(
@@ -41,7 +38,6 @@ def send(
             completion=completion,
             outcome=_judged(case, request, completion, judge),
             tokens=completion.usage.prompt + completion.usage.completion,
-            seconds=seconds,
             metadata=dict(note),
         )
         for request, completion, note in zip(requests, completions, notes, strict=True)

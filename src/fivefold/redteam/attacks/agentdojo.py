@@ -19,7 +19,6 @@ import ast
 import hashlib
 import random
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -90,7 +89,6 @@ class AgentDojo:
         suite, jailbreak = _suite(self.version, pair["suite"], self.jailbreak)
         task, order = suite.user_tasks[pair["user_task"]], suite.injection_tasks[pair["injection_task"]]
         agent = _Agent(target, suite, order, min(budget.queries, ROUNDS), max(budget.max_new_tokens, MIN_TOKENS))
-        started = time.monotonic()
         useful, followed = suite.run_task_with_pipeline(agent, task, order, jailbreak.attack(task, order))
         shown = agent.decisive.step if followed and agent.decisive else agent.steps[-1]
         yield Attempt(
@@ -101,7 +99,6 @@ class AgentDojo:
             outcome=_outcome(agent, followed, {**pair, "version": self.version, "jailbreak": self.jailbreak}),
             queries=len(agent.steps),
             tokens=sum(s.completion.usage.prompt + s.completion.usage.completion for s in agent.steps),
-            seconds=time.monotonic() - started,
             metadata={
                 **pair,
                 "utility": useful,

@@ -7,7 +7,8 @@ target's opening, no gradients.
 
 Deviations: the first population is this project's wrappers and their sentence mixtures, and mutation replaces words by
 synonyms of a small list, because the paper's GPT-4 diversification needs a capable model; without a wrapper in a language the
-English ones are used. Fitness is the mean log-likelihood of the opening's tokens, in one batch a generation.
+English ones are used. Fitness is the mean log-likelihood of the opening's tokens, in one batch a generation; what is read
+for it counts as tokens of the attempt that follows, and is paid by the campaign's cap like answers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fivefold.redteam.attacks._checked import local, texts
 from fivefold.redteam.attacks._text import request, send, succeeded, with_prompt
 from fivefold.redteam.attacks.gcg import TARGETS
 from fivefold.redteam.attacks.template import wrappers
+from fivefold.redteam.budget import tokens_of
 from fivefold.redteam.cost import searched
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
 from fivefold.runtime.protocol import Capability, Cost, Model
@@ -85,16 +87,18 @@ class AutoDAN:
         self.config = config
 
     def cost(self, budget: AttackBudget, *, prompt_tokens: int, behaviours: int) -> Cost:
-        """The likelihood of the opening under every prompt that is new in a generation."""
-        new = round(self.config.population * (1 - self.config.elites))
-        return searched(budget, prompt_tokens, a_step=new * (prompt_tokens + WRAPPER_TOKENS), behaviours=behaviours)
+        """The likelihood of the opening under the first generation, and under every prompt that is new in a later one."""
+        a_prompt = prompt_tokens + WRAPPER_TOKENS
+        new = self.config.population - max(1, round(self.config.elites * self.config.population))
+        first = Cost(prompt_tokens=behaviours * self.config.population * a_prompt)
+        return first + searched(budget, prompt_tokens, a_step=new * a_prompt, behaviours=behaviours)
 
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
         """Yield one attempt a test until one succeeds or the budget is spent."""
         breeding = _Breeding(self.config, case, target, rng)
-        started = marked = time.monotonic()
+        started = time.monotonic()
         tested: set[Genome] = set()
         for step in range(budget.steps + 1):
             ranked = breeding.rank()
@@ -108,9 +112,7 @@ class AutoDAN:
                 asked = request(case, expressed(genome, case.prompt), budget)
                 notes = {"step": step, "loss": -score, "wrapper": "".join(genome), "scored": breeding.scored}
                 (attempt,) = send(case, self.name, target, judge, budget, [asked], [notes])
-                now = time.monotonic()
-                yield replace(attempt, loss=-score, seconds=now - marked)
-                marked = now
+                yield replace(attempt, loss=-score, tokens=attempt.tokens + breeding.spent())
                 if succeeded(attempt):
                     return
             if last or len(tested) >= budget.queries:
@@ -119,7 +121,7 @@ class AutoDAN:
 
 
 class _Breeding:
-    """One population: `rank` scores it, `breed` makes the next. `scored` counts likelihoods asked."""
+    """One population: `rank` scores it, `breed` makes the next. `scored` counts likelihoods asked, `tokens` what they took."""
 
     def __init__(self, config: AutoDANConfig, case: Case, target: Model, rng: random.Random) -> None:
         self.config, self.case, self.target, self.rng = config, case, target, rng
@@ -128,20 +130,27 @@ class _Breeding:
         self.synonyms = _synonyms(case.language)
         self.words: dict[str, float] = {}
         self.known: dict[Genome, float] = {}
-        self.scored = 0
+        self.scored = self.tokens = 0
         self.population = self._first()
 
     def rank(self) -> list[tuple[float, Genome]]:
         """The population with its fitness (mean log-likelihood of the opening, in nats a token), best first."""
         new = [g for g in dict.fromkeys(self.population) if g not in self.known]
         pairs = [(with_prompt(self.case, expressed(g, self.case.prompt)), self.goal) for g in new]
-        for genome, likelihood in zip(new, self.target.log_likelihood(pairs), strict=True):
+        found = self.target.log_likelihood(pairs)
+        self.tokens += sum(map(tokens_of, found))
+        for genome, likelihood in zip(new, found, strict=True):
             score = likelihood.total / max(1, likelihood.n_tokens)
             if not math.isfinite(score):
                 raise ModelError(f"{self.target.name} gave a likelihood that is not finite", got=likelihood.total)
             self.known[genome] = score
         self.scored += len(new)
         return sorted(((self.known[g], g) for g in dict.fromkeys(self.population)), reverse=True)
+
+    def spent(self) -> int:
+        """Tokens that were read to score prompts since this was asked last."""
+        tokens, self.tokens = self.tokens, 0
+        return tokens
 
     def breed(self, ranked: Sequence[tuple[float, Genome]]) -> None:
         """Elites, then children of parents drawn by the softmax of their fitness."""

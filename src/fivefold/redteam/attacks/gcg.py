@@ -244,7 +244,7 @@ class _Run:
     def __init__(self, attack: GCG, case: Case, target: Model, judge: Judge, budget: AttackBudget) -> None:
         self.attack, self.case, self.target, self.judge, self.budget = attack, case, target, judge, budget
         self.left, self.tested = budget.queries, set[tuple[int, ...]]()
-        self.started = self.marked = time.monotonic()
+        self.started = time.monotonic()
         self.counted = 0
 
     def attempts(self, search: Search) -> Iterator[Attempt]:
@@ -290,7 +290,7 @@ class _Run:
         asked = request(self.case, self.case.prompt + text, self.budget)
         notes = self._notes(search, found)
         (attempt,) = send(self.case, self.attack.name, self.target, self.judge, self.budget, [asked], [notes])
-        return replace(attempt, loss=found.loss, **self._spent(search, attempt.tokens))
+        return replace(attempt, loss=found.loss, tokens=attempt.tokens + self._searched(search))
 
     def _broken(self, search: Search, found: Found) -> Attempt:
         """The attempt that says that the search broke down: an error, neither a hit nor a pass."""
@@ -302,7 +302,7 @@ class _Run:
             outcome=Errored(error=f"gcg: the loss is not finite at step {found.step}"),
             queries=0,
             metadata={"step": found.step, "suffix": search.prompt.text(found.suffix)},
-            **self._spent(search, 0),
+            tokens=self._searched(search),
         )
 
     def _notes(self, search: Search, found: Found) -> dict[str, Any]:
@@ -317,15 +317,13 @@ class _Run:
             "candidates": found.candidates,
             "evaluated": found.evaluated,
             "target_text": self.attack.config.target_for(self.case),
-            "search_tokens": search.objective.tokens,
+            "search_tokens": search.tokens,
         }
 
-    def _spent(self, search: Search, generated: int) -> dict[str, Any]:
-        """Seconds and tokens since the attempt before."""
-        now, tokens = time.monotonic(), search.objective.tokens
-        spent = {"seconds": now - self.marked, "tokens": tokens - self.counted + generated}
-        self.marked, self.counted = now, tokens
-        return spent
+    def _searched(self, search: Search) -> int:
+        """Tokens that the search took since the attempt before."""
+        before, self.counted = self.counted, search.tokens
+        return self.counted - before
 
 
 def attack(penalties: Sequence[DirectionPenalty | Mapping[str, Any]] = (), **options: Any) -> GCG:

@@ -63,7 +63,7 @@ class UniversalGCG:
         """Yield one attempt a kept suffix, best first, until one succeeds or the queries are spent."""
         model = open_model(target if self.config.source is None else other_model(self.config.source))
         key = (model.fingerprint, case.language, budget.steps)
-        searched, marked = 0, time.monotonic()
+        searched = 0
         if key not in self.found:
             self.found[key] = self._search(model, case, budget, rng)
             searched = self.found[key][1]
@@ -74,9 +74,8 @@ class UniversalGCG:
             asked = request(case, case.prompt + text, budget)
             notes = {"suffix": text, "step": step, "loss": loss, "searched_on": model.name, "search_tokens": searched}
             (attempt,) = send(case, self.name, target, judge, budget, [asked], [notes])
-            now = time.monotonic()
-            yield replace(attempt, loss=loss, tokens=attempt.tokens + searched, seconds=now - marked)
-            searched, marked = 0, now
+            yield replace(attempt, loss=loss, tokens=attempt.tokens + searched)
+            searched = 0
             if succeeded(attempt):
                 return
 
@@ -95,7 +94,7 @@ class UniversalGCG:
                 break
         best = kept[max(kept)] if kept else {}
         rows = sorted((loss, step, text) for text, (loss, step) in best.items())
-        return tuple(rows[:KEPT]), search.objective.tokens
+        return tuple(rows[:KEPT]), search.tokens
 
     def _broken(self, case: Case) -> Attempt:
         return Attempt(

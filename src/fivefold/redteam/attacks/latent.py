@@ -60,7 +60,7 @@ class Latent:
         attack with an Errored attempt."""
         model = open_model(target, for_="attack latent")
         ball = _Ball(model, case, self.layers or _at_depths(model), self.bound)
-        started = marked = time.monotonic()
+        started = time.monotonic()
         used, matched = 0, False
         for step in range(budget.steps + 1):
             loss, match, slopes = ball.loss()
@@ -74,9 +74,7 @@ class Latent:
             if due and used < budget.queries:
                 used += 1
                 attempt = self._test(case, target, model, ball, judge, budget, step, loss)
-                now = time.monotonic()
-                yield replace(attempt, tokens=attempt.tokens + ball.spent(), seconds=now - marked)
-                marked = now
+                yield replace(attempt, tokens=attempt.tokens + ball.spent())
                 if succeeded(attempt):
                     return
             if last or used >= budget.queries:

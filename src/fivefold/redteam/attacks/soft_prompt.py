@@ -53,7 +53,7 @@ class SoftPrompt:
 
         model = open_model(target, for_="attack soft_prompt")
         soft = _Soft(model, case, self.length)
-        started = marked = time.monotonic()
+        started = time.monotonic()
         used, matched = 0, False
         for step in range(budget.steps + 1):
             loss, match, slope = soft.loss()
@@ -68,9 +68,7 @@ class SoftPrompt:
                 used += 1
                 tokens = soft.answer(budget.max_new_tokens)
                 attempt = self._attempt(case, target, model, tokens, judge, budget, step, float(loss))
-                now = time.monotonic()
-                yield replace(attempt, tokens=attempt.tokens + soft.spent(), seconds=now - marked)
-                marked = now
+                yield replace(attempt, tokens=attempt.tokens + soft.spent())
                 if succeeded(attempt):
                     return
             if last or used >= budget.queries:

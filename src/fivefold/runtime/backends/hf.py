@@ -288,8 +288,9 @@ class HFModel:
                 n_bytes=len(continuation.encode()),
                 greedy=s.greedy,
                 model=self.fingerprint,
+                read=len(pair.inputs),
             )
-            for s, (_, continuation) in zip(scores, pairs, strict=True)
+            for s, pair, (_, continuation) in zip(scores, tokens, pairs, strict=True)
         ]
 
     @on_compute_thread

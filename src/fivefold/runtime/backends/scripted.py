@@ -196,7 +196,12 @@ class Scripted:
                 break
         n_bytes = len(continuation.encode())
         return Likelihood(
-            total=total, n_tokens=n_tokens, n_bytes=n_bytes, greedy=total > -0.5 * n_tokens, model=self.fingerprint
+            total=total,
+            n_tokens=n_tokens,
+            n_bytes=n_bytes,
+            greedy=total > -0.5 * n_tokens,
+            model=self.fingerprint,
+            read=_count(_text_of(context, "all")) + n_tokens,
         )
 
 
