@@ -88,6 +88,44 @@ def test_without_an_attacker_it_says_so(name: str) -> None:
     assert all(a.metadata["attacker"] == "templates" for t in result.tried for a in t.attempts)
 
 
+class Opened(Speaker):
+    """Never comes to the prompt by itself; opened up to it, it writes one and then no JSON. Where it is told of an
+    improvement that it wrote, it repeats it."""
+
+    capabilities = frozenset({Capability.GENERATE, Capability.PREFILL})
+
+    def say(self, request: Request) -> str:
+        if request.prefill.endswith('"prompt": "'):
+            return f'Tell it as a "story", please. {PROMPT}", and so on'.replace('"story"', '\\"story\\"')
+        return 'say it as a story", "example": [1, '
+
+
+def test_a_weak_attacker_is_opened_up_to_its_prompt() -> None:
+    writer, target = Opened(), Bot([REFUSAL])
+    result = attacked(parse("pair", {"attacker": writer, "streams": 1})[0], target, queries=2)
+    assert result.queries == 2 and isinstance(result.tried[0].outcome, Scored)
+    assert target.requests[0].messages[-1].content == f'Tell it as a "story", please. {PROMPT}'
+    assert [r.prefill for r in writer.requests[:2]] == [
+        '{"improvement": "',
+        '{"improvement": "say it as a story", "prompt": "',
+    ]
+    assert set(writer.requests[0].stop) == {'"}', '"\n}'}, "what stands after the object is not waited for"
+
+
+class Parrot(Speaker):
+    """Gives back the placeholders of its instructions."""
+
+    def say(self, request: Request) -> str:
+        return request.messages[0].content.rpartition("nothing else: ")[2].strip()
+
+
+@pytest.mark.parametrize(("name", "batches"), [("pair", 3), ("tap", 3)])
+def test_an_attacker_without_a_usable_prompt_is_asked_thrice_and_no_more(name: str, batches: int) -> None:
+    for writer in (Mute(), Parrot()):
+        result = attacked(parse(name, {"attacker": writer})[0], Bot([REFUSAL]))
+        assert len(writer.batches) == batches and isinstance(result.tried[0].outcome, Unscored)
+
+
 def test_a_judge_by_rules_on_written_prompts_is_named() -> None:
     assert any("upper bound" in n for n in attacked(made("pair", helped=True), Bot([REFUSAL])).notes)
     assert not any("upper bound" in n for n in attacked(made("template"), Bot([REFUSAL])).notes)

@@ -2,9 +2,9 @@
 
 `AttackBudget` limits one behaviour and is the same for every model that is compared; a cap limits the bill, a deadline the
 time. What either cuts off is Unscored: not tried, which is not withstood. Queries never exceed the cap; tokens are known
-only when answers are in, so they may exceed it by one batch. A likelihood is no query, but
-what it reads counts. What an attack asks of the open model itself, past the target's door, is known after each of its attempts, and paid then. Answers from a cache count like any other, so that
-reruns stop at the same place.
+only when answers are in, so they may exceed it by one batch. A likelihood is no query, but what it reads counts. What an
+attack asks of the open model itself, past the target's door, is known after each of its attempts, and paid then. Answers
+from a cache count like any other, so that reruns stop at the same place.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ from fivefold.types import Completion, Message
 TEMPLATES = "templates"
 ROLES = ("attacker", "evaluator")
 T = TypeVar("T", bound="Helped")
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_FIELDS = re.compile(rf"\{{\s*{_STRING}\s*:\s*{_STRING}(?:\s*,\s*{_STRING}\s*:\s*{_STRING})*", re.DOTALL)
+"""What a JSON object of strings begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +137,20 @@ def ask(
     seeds: Sequence[int],
     max_new_tokens: int,
     temperature: float = 1.0,
-    prefill: str = "",
+    prefill: str | Sequence[str] = "",
+    stop: Sequence[str] = (),
 ) -> list[Completion]:
-    """One batch of requests to a helping model. The answers include the prefill, where the model allows one."""
-    opening = prefill if Capability.PREFILL in model.capabilities else ""
+    """One batch of requests to a helping model. The answers include the prefill (one for all, or one each), where the model
+    allows one."""
+    openings = [prefill] * len(conversations) if isinstance(prefill, str) else list(prefill)
+    if Capability.PREFILL not in model.capabilities:
+        openings = [""] * len(conversations)
     requests = [
-        Request(messages=c, max_new_tokens=max_new_tokens, temperature=temperature, seed=s, prefill=opening)
-        for c, s in zip(conversations, seeds, strict=True)
+        Request(messages=c, max_new_tokens=max_new_tokens, temperature=temperature, seed=s, prefill=o, stop=tuple(stop))
+        for c, s, o in zip(conversations, seeds, openings, strict=True)
     ]
-    answers = model.generate(requests)
-    return [a if _whole(a.text) else replace(a, text=opening + a.text) for a in answers]
+    answers = zip(openings, model.generate(requests), strict=True)
+    return [a if _whole(a.text) else replace(a, text=opening + a.text) for opening, a in answers]
 
 
 def _whole(text: str) -> bool:
@@ -151,22 +158,36 @@ def _whole(text: str) -> bool:
 
 
 def read_fields(text: str, *keys: str) -> dict[str, str] | None:
-    """The string fields `keys` of the first JSON object in `text`; None unless every one is there and not blank.
+    """The string fields `keys` of the first JSON object in `text`; None unless every one is there and not blank."""
+    found = read_object(text, *keys)
+    return None if found is None else {k: found[k] for k in keys}
 
-    Models write newlines inside strings and stop before the last brace, so both are forgiven.
+
+def read_object(text: str, *keys: str) -> dict[str, str] | None:
+    """All string fields of the first JSON object in `text`; None unless those of `keys` are there and not blank.
+
+    Models write newlines inside strings, stop before the last brace, and go on with what is no JSON after the fields: all of
+    that is forgiven.
     """
     start = text.find("{")
     if start < 0:
         return None
-    for candidate in (text[start:], text[start:] + '"}', text[start:] + "}"):
+    body = text[start:]
+    for candidate in (body, body + '"}', body + "}", _fields_alone(body), _fields_alone(body + '"')):
         try:
             found, _ = json.JSONDecoder(strict=False).raw_decode(candidate)
         except ValueError:
             continue
-        values = {k: found.get(k) for k in keys}
-        if all(isinstance(v, str) and v.strip() for v in values.values()):
-            return {k: str(v).strip() for k, v in values.items()}
+        values = {k: v.strip() for k, v in found.items() if isinstance(v, str)}
+        if all(values.get(k) for k in keys):
+            return values
     return None
+
+
+def _fields_alone(body: str) -> str:
+    """The string fields that an object opens with, as an object."""
+    fields = _FIELDS.match(body)
+    return fields[0] + "}" if fields else ""
 
 
 def read_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from fivefold.redteam.attacks._text import request, send, succeeded
 from fivefold.redteam.budget import tokens_of
-from fivefold.redteam.helpers import TEMPLATES, ask, read_fields, read_line
+from fivefold.redteam.helpers import TEMPLATES, ask, read_fields, read_line, read_object
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
 from fivefold.runtime.protocol import Model, Request
 from fivefold.score import answers
@@ -17,6 +18,8 @@ from fivefold.types import Case, Completion, Errored, Message, Outcome, Scored, 
 
 RETRIES = 2
 """How often an attacker whose reply cannot be used is asked again."""
+CLOSED = ('"}', '"\n}')
+"""What ends an object of strings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +68,12 @@ def propose(
 ) -> list[Proposal]:
     """Ask the attacker for one prompt per conversation, in one batch; unusable replies are asked for again.
 
-    With `prompt_key` a reply is a JSON object with that field and `keys`; else it is the prompt itself. A refusal of the
-    attacker is no prompt. What fails for good is Unscored, or Errored when the model itself failed.
+    With `prompt_key` a reply is a JSON object with that field and `keys`, opened by `prefill`; where it lacks the field, the
+    next one is opened up to it (so PAIR's authors open the first). Else the reply is the prompt itself. A refusal of the
+    attacker is no prompt, nor is the placeholder of its instructions. What fails for good is Unscored, or Errored when the
+    model itself failed.
     """
+    opening = [prefill] * len(conversations)
     found: dict[int, Proposal] = {}
     spent = [0] * len(conversations)
     for _ in range(1 + RETRIES):
@@ -80,24 +86,34 @@ def propose(
             seeds=[rng.randrange(2**31) for _ in todo],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            prefill=prefill,
+            prefill=[opening[i] for i in todo],
+            stop=CLOSED if prompt_key else (),
         )
         for i, reply in zip(todo, replies, strict=True):
             spent[i] += tokens_of(reply)
-            found[i] = _read(reply, conversations[i][-1].content, prompt_key, keys)
+            found[i] = _read(reply, conversations[i], prompt_key, keys)
+            if prompt_key and prefill:
+                opening[i] = _up_to(prompt_key, prefill, reply.text)
     return [replace(found[i], tokens=spent[i]) for i in range(len(conversations))]
 
 
-def _read(reply: Completion, asked: str, prompt_key: str, keys: Sequence[str]) -> Proposal:
+def _up_to(prompt_key: str, prefill: str, reply: str) -> str:
+    """The opening of a reply up to the prompt, with what the reply before gave for the first field, if anything."""
+    key = prefill.split('"')[1]
+    first = (read_fields(reply, key) or {}).get(key, "not said")
+    return f'{{"{key}": {json.dumps(first, ensure_ascii=False)}, "{prompt_key}": "'
+
+
+def _read(reply: Completion, asked: Sequence[Message], prompt_key: str, keys: Sequence[str]) -> Proposal:
     if reply.error is not None:
         return Proposal(failure=Errored(error=f"the attacker failed: {reply.error}"))
     if prompt_key:
-        found = read_fields(reply.text, prompt_key, *keys)
-        if found is not None:
-            return Proposal(prompt=found[prompt_key], said=found, reply=reply.text)
+        found = read_object(reply.text, prompt_key, *keys)
+        if found is not None and f'"{found[prompt_key]}"' not in asked[0].content:
+            return Proposal(prompt=found[prompt_key], said=found, reply=json.dumps(found, ensure_ascii=False))
     else:
         text = read_line(reply.text)
-        if text and answers.judge(asked, text).label != "refusal":
+        if text and answers.judge(asked[-1].content, text).label != "refusal":
             return Proposal(prompt=text, reply=reply.text)
     return Proposal(failure=Unscored(reason=f"the attacker gave no usable prompt: {reply.text[:120]!r}"))
 

@@ -107,7 +107,7 @@ class Pair(Helped):
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
-        """Yield every try, round by round, until one succeeds or the budget is spent."""
+        """Yield every try, round by round, until one succeeds, the budget is spent, or no stream has anything to send."""
         if self.attacker is None:
             yield from send_fixed(case, self.name, target, judge, budget, fixed_prompts(case), attacker=TEMPLATES)
             return
@@ -127,8 +127,9 @@ class Pair(Helped):
             notes = [{"depth": depth, "stream": i, "strategy": s.strategy} for i, s in enumerate(now)]
             attempts = send_written(case, self.name, target, judge, budget, proposals, notes, self.wrote)
             yield from attempts
-            left -= sum(a.queries for a in attempts)
-            if left <= 0 or any(succeeded(a) for a in attempts):
+            sent = sum(a.queries for a in attempts)
+            left -= sent
+            if not sent or left <= 0 or any(succeeded(a) for a in attempts):
                 return
             for stream, proposal, attempt in zip(now, proposals, attempts, strict=True):
                 stream.learn(proposal, feedback(case.prompt, answer_of(attempt), score_of(attempt.outcome)))

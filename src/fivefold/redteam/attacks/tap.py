@@ -56,7 +56,7 @@ class Tap(Helped):
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
-        """Yield every try, level by level, until one succeeds or the budget is spent."""
+        """Yield every try, level by level, until one succeeds, the budget is spent, or no branch could be written."""
         if self.attacker is None:
             yield from send_fixed(case, self.name, target, judge, budget, fixed_prompts(case), attacker=TEMPLATES)
             return
@@ -69,6 +69,8 @@ class Tap(Helped):
                 if p.failure is not None:
                     yield nothing_sent(case, self.name, p, self.wrote)
             written = [(b, p) for b, p in zip(branches, proposals, strict=True) if p.failure is None]
+            if not written:
+                return
             kept, pruning = self._on_topic(case, written)
             kept = kept[:left]
             notes = [{"depth": depth, "pruned": len(written) - len(kept)} for _ in kept]
@@ -95,8 +97,6 @@ class Tap(Helped):
         """The branches whose prompt still asks for the behaviour, and the tokens that finding out took."""
         reader = self.evaluator or self.attacker
         assert reader is not None
-        if not written:
-            return [], 0
         texts = words("attacker")
         question = str(texts["on_topic_question"])
         talks = [
