@@ -15,6 +15,7 @@ from fivefold.errors import DataError, StoreError, UnknownNameError, UsageError
 from fivefold.evidence import Store
 from fivefold.thread import exchange, harmbench, verifying
 from fivefold.thread.injection_data import injection_cases
+from fivefold.thread.judging import loaded
 from fivefold.thread.single import attack_model
 from fivefold.types import Completion, Errored, Scored, user_case
 
@@ -96,6 +97,64 @@ def test_what_cannot_be_asked_again_is_not_clean(capsysbinary: Any) -> None:
     assert code == 4 and "not asked: no text reproduces it" in " ".join(out.split())
     assert call(capsysbinary, "findings", "replay", "-m", "scripted:refuse", one.id)[0] == 0
     assert call(capsysbinary, "findings", "replay", "-m", "scripted:comply", one.id, "FF-vectors")[0] == 3
+
+
+def judge_that_always_agrees(home: Path) -> str:
+    script = home / "judge.yaml"
+    script.write_text("- answer: |-\n    refused: no\n    specific: 5\n    usable: 5\n", encoding="utf-8")
+    return f"scripted:{script}"
+
+
+def test_a_replay_asks_the_judge_that_judged(home: Path, capsysbinary: Any) -> None:
+    judge = judge_that_always_agrees(home)
+    (one,) = attack_model("scripted:refuse", ["direct"], **{**SETTINGS, "limit": 1}, judge_name=judge)["findings"]
+    assert one.judge == judge and len(one.judge_digest) == 64
+    code, out = call(capsysbinary, "findings", "replay", "-m", "scripted:refuse")
+    assert code == 3 and "reproduces" in out and "NOTE" not in out
+    code, out = call(capsysbinary, "findings", "replay", "-m", "scripted:refuse", "--judge", "refusal")
+    assert code == 0 and "withstood" in out, "the rules say otherwise, when they are asked for"
+    with pytest.raises(UsageError, match="cannot be its patch"):
+        exchange.name_patch(one.id, "scripted:refuse", reason="nothing")
+    exchange.name_patch(one.id, "scripted:comply", reason="tried")
+    assert {r["status"] for r in verifying.verify_findings("scripted:comply", ids=None)["findings"]} == {"regressed"}
+
+
+def test_without_its_judge_a_finding_is_unscored_and_loud(home: Path, capsysbinary: Any) -> None:
+    judge = judge_that_always_agrees(home)
+    (one,) = attack_model("scripted:refuse", ["direct"], **{**SETTINGS, "limit": 1}, judge_name=judge)["findings"]
+    script = home / "judge.yaml"
+    script.write_text(script.read_text().replace("5", "4"), encoding="utf-8")
+    loaded.cache_clear()
+    replay = ("findings", "replay", "-m", "scripted:refuse")
+    code, out = call(capsysbinary, *replay)
+    assert code == 4 and "not the one that it was" in " ".join(out.split()) and "NOTE: 1 finding not judged" in out
+    script.unlink()
+    loaded.cache_clear()
+    code, out = call(capsysbinary, *replay, "--json")
+    result = json.loads(out)
+    (row,), (measured,) = result["findings"], result["measurements"]
+    assert code == 4 and row["result"] == "not asked" and "not at hand" in row["why"] and result["notes"]
+    assert measured["n_scored"] == 0 and measured["n_unscored"] == 1
+    with pytest.raises(UsageError, match="cannot be judged"):
+        exchange.minimise("scripted:refuse", ids=[one.id])
+    with Store.open() as store:
+        store.add_finding(replace(one, id="FF-old", judge="", judge_digest=""))
+    code, out = call(capsysbinary, *replay, "FF-old")
+    assert code == 4 and "no judge is recorded" in " ".join(out.split())
+    assert call(capsysbinary, *replay, "FF-old", "--judge", "refusal")[0] == 0
+    assert call(capsysbinary, *replay, "FF-old", "--judge", "refusel")[0] == 2
+
+
+def test_a_case_with_a_check_of_its_own_needs_no_judge(home: Path, capsysbinary: Any) -> None:
+    (one,) = attack_model("scripted:comply", ["direct"], **{**SETTINGS, "limit": 1})["findings"]
+    checked = replace(one.reproductions[0], check={"kind": "canary", "contains": one.reproductions[0].response[:12]})
+    lost = {"judge": "scripted:nowhere.yaml", "judge_digest": "0" * 64}
+    with Store.open() as store:
+        store.add_finding(replace(one, id="FF-check", reproductions=(checked,), **lost))
+        store.add_finding(replace(one, id="FF-both", reproductions=(checked, one.reproductions[0]), **lost))
+    for model, codes in {"scripted:comply": (3, 3), "scripted:refuse": (0, 4)}.items():
+        got = [call(capsysbinary, "findings", "replay", "-m", model, id)[0] for id in ("FF-check", "FF-both")]
+        assert tuple(got) == codes
 
 
 def test_minimising_is_stored_and_system_attacks_bring_their_cases() -> None:

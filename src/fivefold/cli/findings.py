@@ -14,6 +14,12 @@ from fivefold.types import Finding, Status, plain
 group = typer.Typer(help="Weaknesses that were found, and their life.", no_args_is_help=True)
 IdArgument = Annotated[str, typer.Argument(help="The finding's id, FF-…")]
 IdsArgument = Annotated[list[str] | None, typer.Argument(help="Finding ids; all when none is given.")]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="A judge for all, instead of the one that judged each finding: refusal, a model, a scorer."
+    ),
+]
 StatusOption = Annotated[str | None, typer.Option("--status", help="open, patched, verified, closed or regressed.")]
 
 
@@ -74,13 +80,14 @@ def replay(
     model: Annotated[str, typer.Option("--model", "-m", help="The version to ask again.")],
     id: IdsArgument = None,
     limit: LimitOption = None,
+    judge: JudgeOption = None,
     json: JsonFlag = False,
 ) -> int:
-    """Ask the stored cases of findings again of another version; exit code 3 when any reproduces, 4 when none does but
-    one could not be asked or judged."""
+    """Ask the stored cases of findings again of another version, told by the judge that judged them; exit code 3 when any
+    reproduces, 4 when none does but one could not be asked or judged."""
     from fivefold.thread.replaying import replay_findings
 
-    result = replay_findings(model, ids=id or None, limit=limit)
+    result = replay_findings(model, ids=id or None, limit=limit, judge=judge)
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
     else:
@@ -88,6 +95,7 @@ def replay(
             (r["finding"], r["title"], ": ".join(filter(None, (r["result"], r["why"])))) for r in result["findings"]
         ]
         table(f"Replay on {model}", ("finding", "title", "result"), rows)
+        _loud(result["notes"])
     seen = {r["result"] for r in result["findings"]}
     return 3 if "reproduces" in seen else 4 if seen - {"withstood"} else 0
 
@@ -97,6 +105,7 @@ def minimise(
     model: Annotated[str, typer.Option("--model", "-m", help="The version that shows them.")],
     id: IdsArgument = None,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Requests for one case.")] = 96,
+    judge: JudgeOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Reduce the reproducing cases of findings to the shortest that still reproduce."""
@@ -104,7 +113,7 @@ def minimise(
     from fivefold.thread.exchange import minimise as run
     from fivefold.thread.exchange import summary
 
-    rows = summary(run(model, ids=id or None, config=MinimiseConfig(queries=queries)))
+    rows = summary(run(model, ids=id or None, config=MinimiseConfig(queries=queries), judge=judge))
     if json:
         print_json({"findings": rows})
         return
@@ -131,19 +140,21 @@ def verify(
     id: IdsArgument = None,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Queries per held-out behaviour.")] = 8,
     behaviours: Annotated[int, typer.Option("--behaviours", min=1, help="Held-out behaviours per finding.")] = 8,
+    judge: JudgeOption = None,
     json: JsonFlag = False,
 ) -> int:
     """Replay patched findings and attack held-out behaviours again; exit code 3 when one regressed, 4 when one
     could not be decided."""
     from fivefold.thread.verifying import verify_findings
 
-    result = verify_findings(model, ids=id or None, queries=queries, behaviours=behaviours)
+    result = verify_findings(model, ids=id or None, queries=queries, behaviours=behaviours, judge=judge)
     states = {r["status"] for r in result["findings"]}
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
     else:
         rows = [(r["finding"], r["status"], r["held_out"], "; ".join(r["missing"])) for r in result["findings"]]
         table(f"Verified on {model}", ("finding", "state", "held-out behaviours", "still needed"), rows)
+        _loud(result["notes"])
     return 3 if "regressed" in states else 4 if "patched" in states else 0
 
 
@@ -201,6 +212,11 @@ def close(
             )
         done = store.update_finding(id, "closed", evidence=store.get(evidence).id, reason=reason)
     console().print(f"{done.id} is closed")
+
+
+def _loud(notes: list[str]) -> None:
+    for note in notes:
+        console().print(f"NOTE: {note}", markup=False, style="bold red")
 
 
 def _status(status: str | None) -> Status | None:

@@ -52,13 +52,20 @@ class Cluster:
 
 
 def findings_from(
-    tried: Sequence[Tried], *, subject: str, run: str, taxonomies: Mapping[str, Taxonomy], baseline: str = BASELINE
+    tried: Sequence[Tried],
+    *,
+    subject: str,
+    run: str,
+    taxonomies: Mapping[str, Taxonomy],
+    baseline: str = BASELINE,
+    judge: str = "",
 ) -> list[Finding]:
-    """One finding a weakness; `baseline` names the attack that explains the others (empty: none does).
+    """One finding a weakness; `baseline` names the attack that explains the others (empty: none does), `judge` what judged
+    where no check of a case's own told.
 
     The id is a digest of the subject and the cluster, so the same weakness of the same model keeps its id over runs.
     """
-    return [_finding(c, subject, run, taxonomies[c.attack]) for c in clusters(tried, baseline=baseline)]
+    return [_finding(c, subject, run, taxonomies[c.attack], judge) for c in clusters(tried, baseline=baseline)]
 
 
 def clusters(tried: Sequence[Tried], *, baseline: str = BASELINE) -> list[Cluster]:
@@ -97,8 +104,9 @@ def _kind(item: Tried) -> tuple[str, str, str]:
     return item.case.category, item.attack, item.case.language
 
 
-def _finding(cluster: Cluster, subject: str, run: str, taxonomy: Taxonomy) -> Finding:
+def _finding(cluster: Cluster, subject: str, run: str, taxonomy: Taxonomy, judge: str) -> Finding:
     items = (*cluster.own, *cluster.also)
+    judged = _judged_by(items)
     severity, reason = assess(
         cluster.category,
         queries=min(i.queries for i in cluster.own),
@@ -123,7 +131,16 @@ def _finding(cluster: Cluster, subject: str, run: str, taxonomy: Taxonomy) -> Fi
         history=(("open", run, "an attack succeeded"),),
         run=run,
         also=tuple(sorted({i.attack for i in cluster.also})),
+        judge=judge if judged else "",
+        judge_digest=judged,
     )
+
+
+def _judged_by(items: Sequence[Tried]) -> str:
+    """The digest of the judge of these successes; empty where checks told them all."""
+    successes = [i.success for i in items]
+    told = (a.outcome.judge for a in successes if a is not None and not a.metadata.get("check"))
+    return next(iter(sorted(told)), "")
 
 
 def _kept(cluster: Cluster) -> tuple[Reproduction, ...]:

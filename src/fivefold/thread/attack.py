@@ -32,11 +32,13 @@ from fivefold.thread.steps import Result, Step, code_digest
 from fivefold.types import Case, Measurement, Outcome, Scored, digest, plain
 
 CODE = ("runtime", "score", "redteam", "evaluate", "stats")
+RULES = "refusal"
+"""The judge where none is named."""
 
 
 def judge_of_answers(name: str | None = None) -> Scorer:
     """The judge of harmful requests' answers: the shipped rules, or what `name` says (`judging.py`)."""
-    return judge_named(name or "refusal")
+    return judge_named(name or RULES)
 
 
 def helpers_of(attacker: str | None, judge: str | None, store: Any = None) -> Helpers:
@@ -149,7 +151,9 @@ def run_redteam(ctx: Context) -> Result:
     assaults, left_out = assaults_of(part, white_box=white, store=ctx.store)
     campaign = _campaign(ctx, target, assaults, judge, part, part.minutes)
     taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
-    found = findings_from(campaign.tried, subject=target.fingerprint, run=ctx.run, taxonomies=taxonomies)
+    found = findings_from(
+        campaign.tried, subject=target.fingerprint, run=ctx.run, taxonomies=taxonomies, judge=part.judge or RULES
+    )
     kept = [ctx.store.add_finding(f) for f in found]
     made = measure_attacks(ctx, "base", campaign.tried, judge, behaviours="train")
     return {

@@ -15,7 +15,8 @@ from fivefold.redteam.imports import import_findings
 from fivefold.redteam.minimise import MinimiseConfig, Minimised, minimise_finding
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
-from fivefold.thread.attack import judge_of_answers
+from fivefold.score.protocol import Scorer
+from fivefold.thread.finding_judges import Absent, FindingJudges
 from fivefold.types import Finding, ModelVersion, Status, digest_bytes
 
 
@@ -50,23 +51,31 @@ def bring_in(path: Path, format: str) -> list[Finding]:
 
 
 def minimise(
-    spec: str, *, ids: Sequence[str] | None, config: MinimiseConfig | None = None
+    spec: str, *, ids: Sequence[str] | None, config: MinimiseConfig | None = None, judge: str | None = None
 ) -> list[tuple[Finding, Minimised]]:
-    """Reduce the first case of these findings (or of all that are open) on the model that `spec` names; stored."""
-    model, judge = load(spec), judge_of_answers()
+    """Reduce the first case of these findings (or of all that are open) on the model that `spec` names; stored. Each is told
+    by the judge that judged it, or by `judge`; UsageError where that one is not at hand."""
+    model = load(spec)
     done = []
     with Store.open() as store:
-        target = CachedModel(model, store)
+        target, judges = CachedModel(model, store), FindingJudges(store, judge)
         for finding in chosen(store, ids):
             if ids is None and not _reducible(finding):
                 continue
-            reduced, how = minimise_finding(finding, target, judge, config)
+            reduced, how = minimise_finding(finding, target, _judge_of(finding, judges), config)
             if how.confirmed and how.after < how.before:
                 store.update_finding(finding.id, reproductions=reduced.reproductions)
             done.append((reduced, how))
     if not done:
         raise UsageError("there is no open finding to minimise", next_step="fivefold redteam finds some")
     return done
+
+
+def _judge_of(finding: Finding, judges: FindingJudges) -> Scorer:
+    judge = judges.of(finding)
+    if isinstance(judge, Absent) and not finding.reproductions[0].check:
+        raise UsageError(f"{finding.id} cannot be judged", got=judge.reason)
+    return judge
 
 
 def _reducible(finding: Finding) -> bool:

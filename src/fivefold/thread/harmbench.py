@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fivefold.errors import DataError, UsageError
 from fivefold.evaluate.benchmarks import harmbench
+from fivefold.redteam.names import Part
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model, Request
 from fivefold.score.asking import filled
@@ -21,6 +22,7 @@ from fivefold.thread.attack import judge_of_answers
 from fivefold.types import Case, Completion, Errored, Message, Outcome, Scored, digest
 
 TOKENS = 512
+CLASSIFIER = "harmbench_classifier"
 LOUD = (
     "NOT the HarmBench attack success rate: no classifier was given, so this project's rule judge decided "
     "(give --judge MODEL and --judge-prompt FILE)"
@@ -33,7 +35,9 @@ class ClassifierJudge:
 
     model: Model
     prompt: str
-    name: str = "harmbench_classifier"
+    name: str = CLASSIFIER
+    source: str = ""
+    """The judge as it can be named again."""
 
     @property
     def digest(self) -> str:
@@ -65,7 +69,8 @@ def judge_of(model: str | None, prompt: Path | None) -> tuple[Scorer, tuple[str,
     for place in ("{behavior}", "{generation}"):
         if text.count(place) != 1:
             raise DataError(f"{prompt} must hold {place} once", got=text.count(place))
-    return ClassifierJudge(model=load(model), prompt=text), ()
+    source = str(Part(name=CLASSIFIER, options={"model": model, "prompt": str(prompt)}))
+    return ClassifierJudge(model=load(model), prompt=text, source=source), ()
 
 
 def cases_of(limit: int | None = None) -> tuple[Case, ...]:

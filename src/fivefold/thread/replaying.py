@@ -1,24 +1,29 @@
-"""`fivefold findings replay`: the stored cases of findings on any version; a closed finding that reproduces
-regresses."""
+"""`fivefold findings replay`: the stored cases of findings on any version, each told by the judge that judged it then; a
+closed finding that reproduces regresses."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.evidence import Store
-from fivefold.redteam.replay import Replayed, replay
+from fivefold.redteam.replay import Replayed
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.stats import measure_rate
-from fivefold.thread.attack import CODE, judge_of_answers
+from fivefold.thread.attack import CODE
+from fivefold.thread.finding_judges import Absent, FindingJudges
 from fivefold.thread.steps import code_digest
-from fivefold.types import Errored, ModelVersion, Scored, digest
+from fivefold.types import Errored, Finding, ModelVersion, Scored, digest
 
 
-def replay_findings(spec: str, *, ids: Sequence[str] | None, limit: int | None = None) -> dict[str, Any]:
-    """Ask the findings' cases of the model that `spec` names, and record what was seen."""
+def replay_findings(
+    spec: str, *, ids: Sequence[str] | None, limit: int | None = None, judge: str | None = None
+) -> dict[str, Any]:
+    """Ask the findings' cases of the model that `spec` names, and record what was seen. `judge` names one judge for all, in
+    place of the one recorded with each; a finding whose judge is not at hand is unscored, and `notes` say so."""
     model = load(spec)
     with Store.open() as store:
         findings = {f.id: f for f in store.findings()}
@@ -28,11 +33,11 @@ def replay_findings(spec: str, *, ids: Sequence[str] | None, limit: int | None =
         chosen = [findings[i] for i in ids or findings][:limit]
         if not chosen:
             raise UsageError("there are no findings to replay", next_step="fivefold redteam finds some")
-        judge = judge_of_answers()
+        judges = FindingJudges(store, judge)
         run = f"replay-{digest([spec, sorted(f.id for f in chosen)])[:8]}"
         if model.fingerprint not in {v.id for v in store.versions()}:
             store.add_version(ModelVersion(id=model.fingerprint, name=spec, kind="base", source=spec, created_by=run))
-        replayed = replay(chosen, CachedModel(model, store), judge)
+        replayed = judges.replay(chosen, CachedModel(model, store))
         measurement = store.add_measurement(
             measure_rate(
                 [r.outcome for r in replayed],
@@ -42,13 +47,25 @@ def replay_findings(spec: str, *, ids: Sequence[str] | None, limit: int | None =
                 safer="lower",
                 dataset=digest([f.id for f in chosen]),
                 code=code_digest(CODE),
-                judge=judge.digest,
+                judge=judges.digest(chosen),
                 run=run,
             )
         )
         for row in replayed:
             _regress(store, row, model.fingerprint, measurement.id, run)
-    return {"run": run, "model": spec, "measurements": [measurement], "findings": [_row(r) for r in replayed]}
+        notes = unjudged(judges, chosen)
+    rows = [_row(r) for r in replayed]
+    return {"run": run, "model": spec, "measurements": [measurement], "findings": rows, "notes": notes}
+
+
+def unjudged(judges: FindingJudges, findings: Sequence[Finding]) -> list[str]:
+    """One line for each reason why a judge of findings is not at hand, with how many it leaves unjudged."""
+    reasons = Counter(
+        judge.reason
+        for f in findings
+        if isinstance(judge := judges.of(f), Absent) and not all(r.check for r in f.reproductions)
+    )
+    return [f"{n} finding{'s' * (n != 1)} not judged: {reason}" for reason, n in reasons.items()]
 
 
 def _regress(store: Store, row: Replayed, fingerprint: str, evidence: str, run: str) -> None:
@@ -65,5 +82,5 @@ def _row(row: Replayed) -> dict[str, str]:
     elif isinstance(row.outcome, Errored):
         result, why = "errored", row.outcome.error
     else:
-        result, why = "not asked", row.outcome.reason
+        result, why = ("not judged" if row.completions else "not asked"), row.outcome.reason
     return {"finding": row.finding.id, "title": row.finding.title, "result": result, "why": why}

@@ -41,7 +41,7 @@ from fivefold.score.protocol import Scorer
 from fivefold.stats import measure_rate
 from fivefold.thread.accept import against_accepted
 from fivefold.thread.asking import Asker
-from fivefold.thread.attack import CODE, corrected_success, heat, helpers_of, judge_of_answers, judged_by
+from fivefold.thread.attack import CODE, RULES, corrected_success, heat, helpers_of, judge_of_answers, judged_by
 from fivefold.thread.contaminate import at_risk
 from fivefold.thread.harmbench import cases_of as harmbench_cases
 from fivefold.thread.injection_data import NAMES as INJECTION_DATA
@@ -241,7 +241,8 @@ def attack_model(
             kept.dump({spec: campaign.tried}), name="redteam.json", media_type="application/json", run=run
         )
         taxonomies = {a.attack.name: a.attack.taxonomy for a in assaults}
-        found = findings_from(campaign.tried, subject=model.fingerprint, run=run, taxonomies=taxonomies)
+        source = getattr(classifier, "source", "") or judge_name or RULES
+        found = findings_from(campaign.tried, subject=model.fingerprint, run=run, taxonomies=taxonomies, judge=source)
         findings = [store.add_finding(f) for f in found]
         slices = _by_language(campaign.tried)
         made = [

@@ -11,15 +11,16 @@ from fivefold.evidence import Store
 from fivefold.redteam.campaign import Assault, run_campaign
 from fivefold.redteam.life import Seen, missing, moves
 from fivefold.redteam.names import parse
-from fivefold.redteam.protocol import Attack, AttackBudget
-from fivefold.redteam.replay import replay
+from fivefold.redteam.protocol import Attack, AttackBudget, proof_of
 from fivefold.runtime.cached import CachedModel
 from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Model
 from fivefold.score.protocol import Scorer
 from fivefold.stats import measure_rate
-from fivefold.thread.attack import CODE, judge_of_answers
+from fivefold.thread.attack import CODE
 from fivefold.thread.exchange import chosen
+from fivefold.thread.finding_judges import Absent, FindingJudges
+from fivefold.thread.replaying import unjudged
 from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Finding, Measurement, Scored, digest
 
@@ -27,13 +28,20 @@ SUITE = "core-harms"
 
 
 def verify_findings(
-    spec: str, *, ids: Sequence[str] | None, queries: int = 8, behaviours: int = 8, seed: int = 0
+    spec: str,
+    *,
+    ids: Sequence[str] | None,
+    queries: int = 8,
+    behaviours: int = 8,
+    seed: int = 0,
+    judge: str | None = None,
 ) -> dict[str, Any]:
     """Replay and attack these findings (or all that are patched) on the version that `spec` names.
 
     The re-attack is each finding's own attack on behaviours of its category and language that were held out (the test
     split, none of its own). What cannot be re-attacked here (an imported finding, a category without held-out
-    behaviours, an attack whose model or data are not here) stays patched, and the result says what is missing.
+    behaviours, an attack whose model or data are not here) stays patched, and the result says what is missing. Each is told
+    by the judge that judged it, or by `judge`.
     """
     model = load(spec)
     with Store.open() as store:
@@ -44,13 +52,14 @@ def verify_findings(
             raise UsageError(
                 f"{spec} is no version that the store knows", next_step="fivefold findings patch ID --model M names it"
             )
-        target, judge = CachedModel(model, store), judge_of_answers()
+        target, judges = CachedModel(model, store), FindingJudges(store, judge)
         run = f"verify-{digest([spec, sorted(f.id for f in found), queries, behaviours, seed])[:8]}"
         made, rows = [], []
-        for finding, again in zip(found, replay(found, target, judge), strict=True):
-            hits, n = _reattack(finding, target, judge, AttackBudget(queries=queries), behaviours, seed)
+        for finding, again in zip(found, judges.replay(found, target), strict=True):
+            teller = judges.of(finding)
+            hits, n = _reattack(finding, target, teller, AttackBudget(queries=queries), behaviours, seed)
             seen = Seen(replay=again.outcome, held_out=n, held_out_hits=hits)
-            measured = store.add_measurement(_measured(finding, again.outcome, model, spec, run, judge))
+            measured = store.add_measurement(_measured(finding, again.outcome, model, spec, run, teller))
             made.append(measured)
             current = finding
             for move in moves(finding, seen):
@@ -66,7 +75,8 @@ def verify_findings(
                     "missing": list(missing(current, seen)),
                 }
             )
-    return {"run": run, "model": spec, "measurements": made, "findings": rows}
+        notes = unjudged(judges, found)
+    return {"run": run, "model": spec, "measurements": made, "findings": rows, "notes": notes}
 
 
 def _reattack(
@@ -74,7 +84,7 @@ def _reattack(
 ) -> tuple[int, int]:
     """(successes, judged behaviours) of the finding's attack on held-out behaviours."""
     cases, attack = _held_out(finding, behaviours), _attack_of(finding)
-    if not cases or attack is None:
+    if not cases or attack is None or (isinstance(judge, Absent) and proof_of(attack) == "judge"):
         return 0, 0
     tried = run_campaign(target, [Assault(attack=attack, cases=cases, budget=budget)], judge, seed=seed).tried
     scored = [t.outcome for t in tried if isinstance(t.outcome, Scored)]

@@ -61,7 +61,8 @@ class Finding:
 
     `cause` is what interpretability says of the reproducing case (layer, projection, percentile). `patches` are the
     fingerprints of model versions that address it. `history` lists (status, evidence id, reason) in order. `also` are
-    other attacks whose successes this weakness explains.
+    other attacks whose successes this weakness explains. `judge` is what judged it, as it can be named again, and
+    `judge_digest` exactly that judge; empty where checks of the cases' own told it, or it was found before judges were kept.
     """
 
     id: str
@@ -81,3 +82,5 @@ class Finding:
     history: tuple[tuple[str, str, str], ...] = ()
     run: str = ""
     also: tuple[str, ...] = ()
+    judge: str = ""
+    judge_digest: str = ""

@@ -2,7 +2,7 @@
 
 A report is hostile input: its size, its shape and every text are checked, nothing in it is executed or followed. What
 the other tool calls a success is a claim: the finding is open with the reason "imported", and a replay with this
-project's judge says whether it reproduces.
+project's judge (the shipped rules, unless another is named) says whether it reproduces.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from fivefold.types.language import language_of
 
 FORMATS = ("garak", "promptfoo", "pyrit")
 KEPT_CASES = 8
+JUDGE = "refusal"
+"""Whose word counts here, since the other tool's detector is not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,4 +75,5 @@ def _finding(key: tuple[str, str, str, str], hits: Sequence[Hit], format: str, r
         subject=f"imported:{model}"[:200],
         history=(("open", run, f"imported from a {format} report of {len(hits)} hit(s), not yet reproduced"),),
         run=run,
+        judge=JUDGE,
     )
