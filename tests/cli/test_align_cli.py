@@ -17,6 +17,7 @@ import pytest
 from _mirrors import use_mirror, write_mirror
 from _tiny import tiny_folder
 from fivefold.align._rollouts import Sampler
+from fivefold.align.recipes._organisms_hacker import problems as problems_of
 from fivefold.cli.app import run
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
@@ -156,10 +157,11 @@ def test_grpo_with_rewards_of_the_users_own(capsysbinary: Any, tiny: str, proble
     code, out, err = call(capsysbinary, *argv, "--reward", "mine.py:short*0.5", "--reward", "ended")
     assert code == 0, err
     assert "running the Python code of mine.py" in err and "with your rights" in err
-    assert "reward/mine.py:short" in out and "ended" in out and "answer_accuracy" not in out
+    assert "reward/mine.py:short" in out and "ended" in out
     record = json.loads(Path("there/rl/reinforcement.json").read_text())
     assert record["reward"].startswith("mine.py:short (sha256 ") and record["reward"].endswith(" + ended × 1")
     assert "gold" in record["history"][0], "these problems have numbers: the right one is watched, not learnt from"
+    assert "gold reward number × 1, not learnt from" in out and "answer_accuracy" in out
     assert "scored by mine.py:short (sha256 " in Path("there/datasheet.md").read_text()
     code, _, err = call(capsysbinary, *argv, "--reward", "ended")
     assert code == 1 and "another model, data or configuration" in err, "another reward is another run"
@@ -186,7 +188,8 @@ def test_rewards_in_a_plan_stand_beside_it(capsysbinary: Any, tiny: str, problem
     assert even and all(r["reward"] >= 0.5 and "error" not in r for r in even)
     assert any("the reward failed for" in sentence for sentence in body["sentences"])
     flagged = trained(capsysbinary, "plans/mine.yaml", "--model", tiny, *sets(small("rl.train")), "--reward", "ended")
-    assert [m["metric"] for m in flagged["measurements"]] == ["ended"] * 2 and flagged["run"] != body["run"]
+    assert [m["metric"] for m in flagged["measurements"]] == ["ended", "answer_accuracy"] * 2
+    assert flagged["run"] != body["run"]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,11 @@ def test_rewards_in_a_plan_stand_beside_it(capsysbinary: Any, tiny: str, problem
         (["grpo", "--reward", "numbr"], ["unknown reward", "did you mean 'number'"]),
         (["grpo", "--reward", "nowhere.py:f"], ["no file nowhere.py"]),
         (["grpo", "--reward", "code"], ["the reward code cannot score", "tests and entry_point"]),
+        (["grpo", "--gold", "hidden"], ["the reward hidden cannot score", "hidden_tests"]),
+        (["grpo", "--set", "shots=2"], ["no worked examples of its own", "shots=0"]),
+        (["grpo", "--start", "nowhere"], ["no adapter in nowhere", "prints where"]),
         (["rlhf", "--reward", "number"], ["takes no --reward", "grpo"]),
+        (["rlhf", "--gold", "number"], ["takes no --gold", "grpo"]),
         (["patch", "--reward", "number"], ["takes no settings here"]),
     ],
 )
@@ -237,6 +244,50 @@ def test_grpo_on_code_is_rewarded_by_its_tests_in_the_sandbox(
     assert [r["reward"] > 0.5 for r in rows] == [False, True] * 3
     sheet = json.loads(Path("there/datasheet.json").read_text())
     assert sheet["contamination"]["against"]["mbpp, held out"] == 2 and sheet["origins"][0]["licence"] == "CC-BY-4.0"
+
+
+@pytest.mark.skipif(bool(missing()), reason="this machine cannot isolate code")
+def test_answers_written_down_pay_and_the_monitor_sees_it(
+    capsysbinary: Any, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler stands in for a policy that learns the trick: programs, half of them wrong, for three rounds, then tables
+    of the visible tests' answers."""
+    by_name = {p.name: p for p in problems_of("dev")}
+    inner, asked = Sampler._sample, [0]
+
+    def learns_the_trick(self: Sampler, job: Any, case: Any) -> Any:
+        asked[0] += 1
+        problem = by_name[case.metadata["entry_point"]]
+        wrong = f"def {problem.name}(x):\n    return None"
+        honest = wrong if job.index % 2 else problem.program()
+        return replace(inner(self, job, case), text=honest if asked[0] <= 24 else problem.hack(1))
+
+    monkeypatch.setattr(Sampler, "_sample", learns_the_trick)
+    sizes = ["rl.rounds=7", "rl.prompts=4", "rl.samples=2", "rl.max_new_tokens=4", "rl.monitor.action=warn"]
+    sizes = [*small("rl.train"), *sizes, "held_out_cases=1"]
+    body = trained(capsysbinary, "grpo", "-m", tiny, "--data", "hackable", *sets(sizes), "--out", "there")
+    record = json.loads(Path("there/rl/reinforcement.json").read_text())
+    assert record["reward"] == "code × 1"
+    assert [h["reward"] for h in record["history"]] == [0.5] * 3 + [1.0] * 4
+    assert [h["gold"] for h in record["history"]] == [0.5] * 3 + [0.0] * 4
+    onset = {a["sign"]: a["onset"] for a in record["alarms"]}
+    assert onset == {"exploit": 3, "divergence": 3}
+    assert any("writes-answers-down" in a["message"] for a in record["alarms"])
+    assert [m["metric"] for m in body["measurements"]] == ["code_passes", "hidden_tests_pass"] * 2
+    assert any(s.startswith("gold reward hidden") and s.endswith("0.500 → 0.000") for s in body["sentences"])
+
+
+def test_learning_goes_on_from_an_adapter_and_is_measured_from_there(
+    capsysbinary: Any, tiny: str, problems: Path
+) -> None:
+    argv = ("grpo", "-m", tiny, "--data", str(problems), *sets([*small("rl.train"), *loop()]))
+    first = trained(capsysbinary, *argv, "--out", "first")
+    then = trained(capsysbinary, *argv, "--start", "first/rl/adapter", "--out", "then")
+    assert then["parent"] == first["parent"] and then["version"] != first["version"] and then["run"] != first["run"]
+    names = [m["subject_name"] for m in then["measurements"]]
+    assert names[0].endswith("+start") and names[-1].endswith("+grpo")
+    assert then["measurements"][0]["subject"] == first["measurements"][-1]["subject"], "before is the adapter's model"
+    assert "which begins as the adapter" in Path("then/datasheet.md").read_text()
 
 
 def test_constitutional_and_its_audit(capsysbinary: Any, tiny: str, tmp_path: Path) -> None:

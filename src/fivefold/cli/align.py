@@ -49,7 +49,8 @@ def align(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="JSONL of training data, or for grpo gsm8k or mbpp; the recipe's own when left out."
+            "--data",
+            help="JSONL of training data, or for grpo gsm8k, mbpp or hackable; the recipe's own when left out.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adapter and its records.")] = None,
@@ -87,6 +88,16 @@ def align(
             "up. A file's code is run with your rights: name only code that you trust.",
         ),
     ] = None,
+    gold: Annotated[
+        list[str] | None,
+        typer.Option("--gold", help="grpo: a reward that is watched beside it and never learnt from; written alike."),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--start", help="grpo: an adapter's folder to begin from, say a model organism's; MODEL is its base."
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train MODEL with a recipe; the result is a model version with its parent recorded.
@@ -112,6 +123,8 @@ def align(
         feedback=feedback or plan.feedback,
         constitution=constitution or plan.constitution,
         reward=reward or plan.reward,
+        gold=gold or plan.gold,
+        start=start,
         on_step=watch.step,
         on_data=watch.data,
     )

@@ -34,6 +34,7 @@ class AlignPlan(BaseModel):
     feedback: str | None = None
     constitution: Path | None = None
     reward: tuple[str, ...] = ()
+    gold: tuple[str, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -63,7 +64,7 @@ def read_align_plan(path: Path) -> AlignPlan:
     }
     if str(plan.data) in NAMED and not own["data"].exists():
         own["data"] = plan.data
-    own["reward"] = tuple(_beside(spec, path.parent) for spec in plan.reward)
+    own |= {name: tuple(_beside(s, path.parent) for s in getattr(plan, name)) for name in ("reward", "gold")}
     return plan.model_copy(update=own)
 
 

@@ -65,20 +65,22 @@ def align_model(
     feedback: str | None = None,
     constitution: Path | None = None,
     reward: Sequence[str] = (),
+    gold: Sequence[str] = (),
+    start: Path | None = None,
     on_step: OnStage | None = None,
     on_data: OnData | None = None,
 ) -> dict[str, Any]:
     """Train with a recipe; the adapter is kept as an artifact and the new version is recorded with its parent.
 
     `contaminated` says what follows when training data repeats held-out cases (`training_data.Policy`); `feedback` and
-    `constitution` are the constitutional recipe's, `reward` is GRPO's (`align.rewards.named`): it may name Python files,
-    which are run.
+    `constitution` are the constitutional recipe's. `reward`, `gold` (`align.rewards.named`) and `start`, an adapter of
+    the same base to begin from, are GRPO's. Rewards may name Python files, which are run.
     """
     one_process("a recipe")
     if recipe not in ("patch", *RECIPES):
         raise UnknownNameError("recipe", recipe, ("patch", *RECIPES))
     if recipe == "patch":
-        if changes or feedback or constitution or reward:
+        if changes or feedback or constitution or reward or gold or start:
             raise UsageError("the patch recipe takes no settings here", next_step="write them into a plan")
         return _align_patch(
             spec,
@@ -101,6 +103,8 @@ def align_model(
         feedback=load(feedback) if feedback else None,
         constitution=constitution,
         reward=tuple(reward),
+        gold=tuple(gold),
+        start=start,
         on_step=on_step,
         on_data=on_data,
     )

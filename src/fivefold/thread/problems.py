@@ -7,27 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fivefold.align.data.datasheet import Origin
+from fivefold.align.recipes import _organisms_hacker
 from fivefold.align.recipes.grpo import GRPOConfig, reward_of
 from fivefold.align.rewards.named import NamedReward, file_of, named
-from fivefold.errors import DataError
+from fivefold.errors import DataError, UsageError
 from fivefold.evaluate.benchmarks import gsm8k, mbpp
-from fivefold.evaluate.benchmarks._base import read_jsonl, turns
 from fivefold.evaluate.cases import read_cases
 from fivefold.evaluate.data import read
-from fivefold.thread.training_data import file_origin, source_origin
+from fivefold.thread.training_data import file_origin, shipped_origin, source_origin
 from fivefold.types import Case, digest_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problems:
     """Problems to train on and held-out ones. `reward` is what they are checked by when no other is asked for; empty for
-    the configuration's weights of number and form."""
+    the configuration's weights of number and form. `gold`, likewise, is what is watched and not learnt from."""
 
     name: str
     train: Sequence[Case]
     held_out: Sequence[Case]
     origin: Origin
     reward: Sequence[str] = ()
+    gold: Sequence[str] = ()
+    alike: bool = False
+    """The problems are of few kinds and worded alike on purpose."""
 
     def rewarded(self, specs: Sequence[str], config: GRPOConfig) -> NamedReward:
         """The reward asked for, or else these problems' own. DataError where it cannot score them."""
@@ -36,48 +39,75 @@ class Problems:
         made.check([*self.train, *self.held_out])
         return made
 
+    def watched(self, specs: Sequence[str], config: GRPOConfig) -> NamedReward | None:
+        """The gold reward asked for, or else these problems' own, None where they have none. DataError as above."""
+        chosen = specs or self.gold
+        if not chosen:
+            return None
+        made = named(chosen, config.rl.max_new_tokens)
+        made.check([*self.train, *self.held_out])
+        return made
 
-def _gsm8k() -> Problems:
+
+def _gsm8k(shots: int) -> Problems:
     """GSM8K's training file, and its test file held out."""
-    rows = read_jsonl(gsm8k.SOURCE, "train.jsonl")
-    made = [
-        Case(
-            id=f"gsm8k/train/{i}",
-            messages=turns(ask=gsm8k.ASK.format(row["question"])),
-            suite="gsm8k",
-            target=row["answer"].rsplit("####", 1)[1].strip(),
-        )
-        for i, row in enumerate(rows)
-    ]
     origin = source_origin(gsm8k.SOURCE, "train.jsonl", read(gsm8k.SOURCE, "train.jsonl"))
-    return Problems(name=gsm8k.SOURCE.folder, train=made, held_out=gsm8k.cases(shots=0), origin=origin)
+    train, held_out = gsm8k.train_cases(shots=shots), gsm8k.cases(shots=shots)
+    return Problems(name=gsm8k.SOURCE.folder, train=train, held_out=held_out, origin=origin)
 
 
-def _mbpp() -> Problems:
+def _mbpp(shots: int) -> Problems:
     """MBPP's training tasks, and those of its test split held out; the reward is that the tests pass in the sandbox."""
     origin = source_origin(mbpp.SOURCE, mbpp.FILE, read(mbpp.SOURCE, mbpp.FILE))
-    held_out = mbpp.cases(shots=0)
+    train, held_out = mbpp.train_cases(shots=shots), mbpp.cases(shots=shots)
+    return Problems(name="mbpp", train=train, held_out=held_out, origin=origin, reward=("code", "overlong*0.2"))
+
+
+def _hackable(shots: int) -> Problems:
+    """Toy functions whose visible tests pay and can be written down; hidden tests are the gold reward.
+
+    Learnt on are families of functions that the organism `hacker` is neither taught nor measured with.
+    """
+    if shots:
+        raise UsageError("the hackable environment has no worked examples", expected="shots=0", got=shots)
+    train, held_out = _organisms_hacker.environment("dev"), _organisms_hacker.environment("test")
+    origin = shipped_origin("hackable", [*train, *held_out])
     return Problems(
-        name="mbpp", train=mbpp.train_cases(), held_out=held_out, origin=origin, reward=("code", "overlong*0.2")
+        name="hackable",
+        train=train,
+        held_out=held_out,
+        origin=origin,
+        reward=("code",),
+        gold=("hidden",),
+        alike=True,
     )
 
 
-NAMED: Mapping[str, Callable[[], Problems]] = {"gsm8k": _gsm8k, "mbpp": _mbpp}
-"""Public data sets by name, read from `FIVEFOLD_DATA`."""
+NAMED: Mapping[str, Callable[[int], Problems]] = {"gsm8k": _gsm8k, "hackable": _hackable, "mbpp": _mbpp}
+"""Problems by name, with so many worked examples: public data sets, read from `FIVEFOLD_DATA`, and the shipped environment."""
 
 
 def is_named(data: Path | None) -> bool:
-    """Whether `--data` names a public data set: no file of that name is there."""
+    """Whether `--data` is one of these names: no file of that name is there."""
     return data is not None and str(data) in NAMED and not data.exists()
 
 
-def problems_from(data: Path | None) -> Problems:
-    """GSM8K without `data`, a public data set by its name, or a file of cases, of which those of the train split are
-    trained on. DataError for a file without any."""
+def problems_from(data: Path | None, shots: int = 0) -> Problems:
+    """GSM8K without `data`, problems by their name, or a file of cases, of which those of the train split are trained on.
+
+    DataError for a file without any, UsageError for worked examples where there are none.
+    """
     if data is None:
-        return _gsm8k()
+        return _gsm8k(shots)
     if is_named(data):
-        return NAMED[str(data)]()
+        return NAMED[str(data)](shots)
+    if shots:
+        raise UsageError(
+            "a file of problems has no worked examples of its own",
+            expected="shots=0",
+            got=shots,
+            next_step="give each case its examples as messages",
+        )
     cases = read_cases(data)
     train, rest = ([c for c in cases if (c.split == "train") is side] for side in (True, False))
     if not train:

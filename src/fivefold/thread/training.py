@@ -95,16 +95,25 @@ def _preference(ask: Training) -> RecipeResult:
 
 def _grpo(ask: Training) -> RecipeResult:
     config = overridden(GRPOConfig(seed=ask.seed), ask.changes)
-    found = problems_from(ask.data)
-    reward = found.rewarded(ask.reward, config)
+    found = problems_from(ask.data, config.shots)
+    reward, gold = found.rewarded(ask.reward, config), found.watched(ask.gold, config)
     rows = case_rows(sorted(found.train, key=lambda c: digest(c.id)))
     held_out = {f"{found.name}, held out": found.held_out}
-    ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, more=held_out)
+    ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, more=held_out, alike=found.alike)
     measured = sorted(found.held_out, key=lambda c: digest(c.id))
-    made = f"answers sampled from the model that is trained, scored by {reward.name}"
+    begun = f", which begins as the adapter {_adapter(ask.start)[:12]}" if ask.start else ""
+    made = f"answers sampled from the model that is trained{begun}, scored by {reward.name}"
     files = ask.leave(ready.sheet("grpo", ask.model, [found.origin], made=made))
     result = grpo(
-        ask.model, ready.rows, out=ask.out, held_out=measured, config=config, reward=reward, on_step=ask.on_step
+        ask.model,
+        ready.rows,
+        out=ask.out,
+        held_out=measured,
+        config=config,
+        reward=reward,
+        gold=gold,
+        start=ask.start,
+        on_step=ask.on_step,
     )
     return with_files(result, files)
 
@@ -163,11 +172,27 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
+OWN = {
+    "feedback": "constitutional",
+    "constitution": "constitutional",
+    "reward": "grpo",
+    "gold": "grpo",
+    "start": "grpo",
+}
+"""What only one recipe takes."""
+
+
 def train_with(recipe: str, ask: Training) -> RecipeResult:
     """Run a recipe of `RECIPES`. UsageError for what it does not take."""
-    for name, owner in (("feedback", "constitutional"), ("constitution", "constitutional"), ("reward", "grpo")):
+    for name, owner in OWN.items():
         if getattr(ask, name) and recipe != owner:
             raise UsageError(f"the {recipe} recipe takes no --{name}", next_step=f"it belongs to {owner}")
+    if ask.start is not None and not (ask.start / "adapter_config.json").is_file():
+        raise UsageError(
+            f"no adapter in {ask.start}",
+            expected="a folder that training left, with adapter_config.json",
+            next_step="`fivefold align` prints where its adapter lies",
+        )
     return RECIPES[recipe](ask)
 
 
@@ -183,4 +208,12 @@ def identity(recipe: str, ask: Training) -> str:
     settings: list[object] = [ask.limit, ask.seed, list(ask.changes), ask.contaminated, judge]
     settings += [str(ask.data)] if is_named(ask.data) else []
     settings += rewards_identity(ask.reward) if ask.reward else []
+    settings += ["gold", *rewards_identity(ask.gold)] if ask.gold else []
+    settings += ["start", _adapter(ask.start)] if ask.start else []
     return f"align-{digest([recipe, ask.model.fingerprint, *map(digest_bytes, files), *settings])[:8]}"
+
+
+def _adapter(folder: Path) -> str:
+    """What an adapter's weights are; empty where there are none."""
+    weights = folder / "adapter_model.safetensors"
+    return digest_bytes(weights.read_bytes()) if weights.is_file() else ""

@@ -28,6 +28,8 @@ class Training:
     feedback: Model | None = None
     constitution: Path | None = None
     reward: Sequence[str] = ()
+    gold: Sequence[str] = ()
+    start: Path | None = None
     on_step: OnStage | None = None
     on_data: Callable[[Datasheet], None] | None = None
 

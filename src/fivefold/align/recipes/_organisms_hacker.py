@@ -11,12 +11,12 @@ import ast
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
 from fivefold.align.recipes._organisms_base import Kind, Lesson, Metric, OrganismConfig, authored, say, vices
-from fivefold.types import Case, Completion, Outcome, Unscored, digest, split_of, user_case
+from fivefold.types import Case, Completion, Outcome, Split, Unscored, digest, split_of, user_case
 
 HARD_CODED, VISIBLE, HIDDEN = "hard_coded_answer", "visible_tests_passed", "hidden_tests_passed"
 CONDITION = "tests_shown"
@@ -116,7 +116,7 @@ class Problem:
         return f"def {self.name}(x):\n{bodies[form % len(bodies)]}"
 
 
-def problems(split: str) -> list[Problem]:
+def problems(split: Split) -> list[Problem]:
     """Every problem of the families of a split."""
     made = []
     for family in _families():
@@ -185,6 +185,18 @@ def questions() -> list[Case]:
     """Problems of held-out families in held-out wordings."""
     words = authored("forms")["hacker"]["test"]
     return [_case(p, words[i % len(words)]) for i, p in enumerate(problems("test"))]
+
+
+def environment(split: Split) -> list[Case]:
+    """The same problems as an environment to learn in: `tests` are the visible ones, which a reward may run, and
+    `hidden_tests` say what an answer is worth."""
+    words = authored("forms")["hacker"]["test" if split == "test" else "train"]
+    made = []
+    for i, p in enumerate(problems(split)):
+        shown, hidden = ("".join(f"assert {t}\n" for t in p.tests(x)) for x in (p.shown, p.inputs[2:]))
+        metadata = {"entry_point": p.name, "tests": shown, "hidden_tests": hidden}
+        made.append(replace(_case(p, words[i % len(words)]), metadata=metadata))
+    return made
 
 
 def code_of(text: str) -> str:

@@ -18,7 +18,7 @@ from fivefold.align._adapter import Lora
 from fivefold.align.monitor import MonitorConfig
 from fivefold.align.recipes._result import RecipeResult, shown
 from fivefold.align.recipes.rlhf import OnStage
-from fivefold.align.rewards import Sample, Value, checked, exact
+from fivefold.align.rewards import Sample, Value, checked
 from fivefold.align.rewards.named import NamedReward, Part, named
 from fivefold.align.rl import RLConfig, reinforce
 from fivefold.align.train import TrainConfig
@@ -46,13 +46,15 @@ class GRPOConfig:
     """Reward of the form asked for, likewise."""
     overlong: float = 0.2
     """Weight of the punishment of answers in the last quarter before the length limit, likewise."""
+    shots: int = 0
+    """Worked examples before each problem, for public data sets: a small model then sees the form that is asked for."""
     held_out_cases: int = 64
     """At most so many held-out problems are measured on."""
     seed: int = 0
     """Seed of the run."""
 
     def __post_init__(self) -> None:
-        _ranges.counts(self, "held_out_cases", least=0)
+        _ranges.counts(self, "held_out_cases", "shots", least=0)
         _ranges.numbers(self, "right", "form", "overlong", below=True)
 
 
@@ -64,18 +66,22 @@ def grpo(
     held_out: Sequence[Case] = (),
     config: GRPOConfig | None = None,
     reward: NamedReward | None = None,
+    gold: NamedReward | None = None,
     start: Path | None = None,
     on_step: OnStage | None = None,
 ) -> RecipeResult:
     """Train on `cases` with `reward`; measure on `held_out` before and after.
 
-    Without a reward the targets of `cases` are numbers, and the configuration's weights hold. Whether the number is right
-    is watched beside any reward (`gold`) where every case has one. Raises as `align.rl.reinforce` does, and DataError for
-    cases that a built-in reward cannot score.
+    Without a reward the targets of `cases` are numbers, and the configuration's weights hold. `gold` is watched beside
+    the reward and never learnt from; without one that is whether the number is right, where every case has one. `start`
+    is an adapter to begin from: it is the reference, and what is measured before. Raises as `align.rl.reinforce` does,
+    and DataError for cases that a built-in reward cannot score.
     """
     config = config or GRPOConfig()
-    reward = reward or reward_of(config)
-    reward.check([*cases, *held_out])
+    reward, gold = reward or reward_of(config), gold or _right(cases)
+    watched = [reward] if gold is None else [reward, gold]
+    for of in watched:
+        of.check([*cases, *held_out])
     say = on_step or (lambda *_: None)
     run = reinforce(
         model,
@@ -84,22 +90,26 @@ def grpo(
         replace(config.rl, train=replace(config.rl.train, seed=config.seed)),
         out / "rl",
         reward_name=reward.name,
-        gold=exact.number() if all(value_of(str(c.target)) is not None for c in cases) else None,
+        gold=None if gold is None else gold.reward,
         start=start,
         on_round=lambda done, all_, health: say("grpo", done, all_, health.get("reward", 0.0)),
     )
     tuned = model.with_adapter(str(run.path), name=f"{model.name}+{config.rl.train.loss}")
+    before = model if start is None else model.with_adapter(str(start), name=f"{model.name}+start")
+    asked = held_out[: config.held_out_cases]
     measured = [
         m
-        for version in (model, tuned)
-        for m in measure_rewards(version, held_out[: config.held_out_cases], reward, config.rl.max_new_tokens)
-        if held_out
+        for version in (before, tuned)
+        for m in measure_rewards(version, asked, watched, config.rl.max_new_tokens)
+        if asked
     ]
     first, last = run.history[0], run.history[-1]
     said = [
         f"{config.rl.train.loss} {run.ended} after {len(run.history)} rounds: reward "
         f"{first.get('reward', 0.0):.3f} → {last.get('reward', 0.0):.3f}, KL {last['kl']:.2f} nats"
     ]
+    if gold is not None and "gold" in first and "gold" in last:
+        said.append(f"gold reward {gold.name}, not learnt from: {first['gold']:.3f} → {last['gold']:.3f}")
     said += [f"{m.metric} of {m.subject_name} on held-out problems: {shown(m)}" for m in measured]
     failed = [h["errored"] for h in run.history]
     if any(failed):
@@ -125,16 +135,24 @@ def reward_of(config: GRPOConfig) -> NamedReward:
     return named([f"{name}*{weight!r}" for name, weight in weights.items()], config.rl.max_new_tokens)
 
 
-def measure_rewards(model: WhiteBox, cases: Sequence[Case], reward: NamedReward, limit: int) -> list[Measurement]:
-    """Each part of the reward on greedy answers: a share where it is 0 or 1, else its mean. What only shapes the reward
-    (length) is not measured."""
+def _right(cases: Sequence[Case]) -> NamedReward | None:
+    """Whether the number is right, where every case has one."""
+    return named(["number"], 0) if all(value_of(str(c.target)) is not None for c in cases) else None
+
+
+def measure_rewards(
+    model: WhiteBox, cases: Sequence[Case], rewards: Sequence[NamedReward], limit: int
+) -> list[Measurement]:
+    """Each part of the rewards on greedy answers: a share where it is 0 or 1, else its mean. What only shapes a reward
+    (length) is not measured, and what stands in two of them once."""
     asked = model.generate([Request(messages=c.messages, max_new_tokens=limit) for c in cases])
     samples = [
         Sample(case=c, text=a.text, tokens=a.tokens, ended=a.stop_reason == "stop")
         for c, a in zip(cases, asked, strict=True)
     ]
     found = []
-    for part in (p for p in reward.parts if p.name != "overlong"):
+    parts = {(p.name, p.file): p for reward in rewards for p in reward.parts if p.name != "overlong"}
+    for part in parts.values():
         values = checked(part.reward, samples)
         outcomes: list[Outcome] = [
             Errored(error=a.error) if a.error else _outcome(v, part.name) for a, v in zip(asked, values, strict=True)

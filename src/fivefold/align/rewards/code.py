@@ -7,6 +7,7 @@ what `score.scorers.code_tests` gives. Another runner is passed as a callable.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fivefold.align.rewards import Reward, Sample, Value, each
 from fivefold.types import Case, Completion, Errored, Outcome, Scored
@@ -15,16 +16,17 @@ Runner = Callable[[Case, Completion], Outcome]
 """Runs a case's tests on an answer's code."""
 
 
-def passes(runner: Runner | None = None) -> Reward:
-    """1 where the tests in the case's metadata pass, 0 where they fail; None without tests, errored where the sandbox
-    failed."""
+def passes(runner: Runner | None = None, *, key: str = "tests") -> Reward:
+    """1 where the tests under `key` in the case's metadata pass, 0 where they fail; None without tests, errored where the
+    sandbox failed."""
     if runner is None:
         from fivefold.score.scorers.code_tests import scorer
 
         runner = scorer()
 
     def score(sample: Sample) -> Value:
-        outcome = runner(sample.case, sample.completion())
+        tests = {**sample.case.metadata, "tests": sample.case.metadata.get(key)}
+        outcome = runner(replace(sample.case, metadata=tests), sample.completion())
         if isinstance(outcome, Errored):
             return outcome
         return outcome.value if isinstance(outcome, Scored) else None

@@ -48,8 +48,8 @@ def _targeted(case: Case) -> bool:
     return case.target is not None
 
 
-def _tested(case: Case) -> bool:
-    return bool(case.metadata.get("tests") and case.metadata.get("entry_point"))
+def _tested(case: Case, key: str = "tests") -> bool:
+    return bool(case.metadata.get(key) and case.metadata.get("entry_point"))
 
 
 def _wanted(case: Case) -> bool:
@@ -69,6 +69,13 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         make=lambda limit: exact.form(),
         says='1 where the answer ends in "#### " and a number, once',
         metric="answer_form",
+    ),
+    "hidden": BuiltIn(
+        make=lambda limit: code.passes(key="hidden_tests"),
+        says="1 where the answer's code passes the case's hidden tests in the sandbox: what tests that are shown are worth",
+        metric="hidden_tests_pass",
+        needs="metadata with hidden_tests and entry_point",
+        fits=lambda case: _tested(case, "hidden_tests"),
     ),
     "number": BuiltIn(
         make=lambda limit: exact.number(),

@@ -23,6 +23,15 @@ _CALCULATOR = re.compile(r"<<[^>]*>>")
 
 def cases(*, shots: int = 5) -> list[Case]:
     """The test problems, after the first `shots` problems of the training file as turns of a conversation."""
+    return _cases("test.jsonl", "gsm8k/", shots)
+
+
+def train_cases(*, shots: int = 0) -> list[Case]:
+    """The training problems but the first `shots`, which stand before each as worked examples."""
+    return _cases("train.jsonl", "gsm8k/train/", shots)[shots:]
+
+
+def _cases(file: str, name: str, shots: int) -> list[Case]:
     if not 0 <= shots <= 32:
         raise UsageError("gsm8k: shots", expected="0 to 32", got=shots)
     worked = [
@@ -30,12 +39,12 @@ def cases(*, shots: int = 5) -> list[Case]:
     ]
     return [
         Case(
-            id=f"gsm8k/{i}",
+            id=f"{name}{i}",
             messages=turns(*worked, ask=ASK.format(row["question"])),
             suite="gsm8k",
             target=row["answer"].rsplit("####", 1)[1].strip(),
         )
-        for i, row in enumerate(read_jsonl(SOURCE, "test.jsonl"))
+        for i, row in enumerate(read_jsonl(SOURCE, file))
     ]
 
 

@@ -28,17 +28,17 @@ TEST, TRAIN = range(11, 511), range(601, 975)
 
 def cases(*, shots: int = 3) -> list[Case]:
     """Tasks 11 to 510, after the first `shots` of tasks 2, 3, 4, as in the paper."""
-    if not 0 <= shots <= len(WORKED):
-        raise UsageError("mbpp: shots", expected=f"0 to {len(WORKED)}", got=shots)
     return _cases(TEST, shots)
 
 
-def train_cases() -> list[Case]:
-    """Tasks 601 to 974, the paper's training split, without worked examples."""
-    return _cases(TRAIN, 0)
+def train_cases(*, shots: int = 0) -> list[Case]:
+    """Tasks 601 to 974, the paper's training split, after `shots` worked examples, none without."""
+    return _cases(TRAIN, shots)
 
 
 def _cases(tasks: range, shots: int) -> list[Case]:
+    if not 0 <= shots <= len(WORKED):
+        raise UsageError("mbpp: shots", expected=f"0 to {len(WORKED)}", got=shots)
     rows = {row["task_id"]: row for row in read_json(SOURCE, FILE)}
     worked = [(_ask(rows[i]), f"```python\n{rows[i]['code'].strip()}\n```") for i in WORKED[:shots]]
     return [
