@@ -271,7 +271,7 @@ def test_answers_written_down_pay_and_the_monitor_sees_it(
     assert [h["reward"] for h in record["history"]] == [0.5] * 3 + [1.0] * 4
     assert [h["gold"] for h in record["history"]] == [0.5] * 3 + [0.0] * 4
     onset = {a["sign"]: a["onset"] for a in record["alarms"]}
-    assert onset == {"exploit": 3, "divergence": 3}
+    assert onset["exploit"] == onset["divergence"] == 3
     assert any("writes-answers-down" in a["message"] for a in record["alarms"])
     assert [m["metric"] for m in body["measurements"]] == ["code_passes", "hidden_tests_pass"] * 2
     assert any(s.startswith("gold reward hidden") and s.endswith("0.500 → 0.000") for s in body["sentences"])
