@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -169,7 +170,9 @@ def test_constitutional_training_runs_and_every_label_cites_its_principle(model:
     revised, labelled = ([r for r in rows if r["stage"] == s] for s in ("revision", "label"))
     assert len(revised) == 8 and all(len(r["cites"]) == len(r["revisions"]) == 2 for r in revised)
     assert labelled and {c for r in revised for c in r["cites"]} | {r["cites"] for r in labelled} <= known
-    assert all(r["probability"] == pytest.approx((r["shown_first"] + r["shown_second"]) / 2) for r in labelled)
+    for r in labelled:
+        one, other = r["shown_first"] * r["shown_second"], (1 - r["shown_first"]) * (1 - r["shown_second"])
+        assert r["probability"] == pytest.approx(math.sqrt(one) / (math.sqrt(one) + math.sqrt(other)))
     of_one = trace(tmp_path / "audit.jsonl", "h0")
     assert of_one and {r["case"] for r in of_one} == {"h0"}
     assert {row["principle"] for row in found.rows} <= known and found.path.exists()
@@ -215,6 +218,15 @@ def test_a_liking_for_a_place_cancels_out() -> None:
     assert all(m.probability < 0.5 for m in made), "asked in both orders, the answer does"
     pairs = preferences_of(made, cases, least_sure=0.01)
     assert [p.chosen for p in pairs] == ["a good answer"] * 3 and {p.source for p in pairs} == {m.cites for m in made}
+
+
+def test_a_liking_for_a_place_neither_turns_a_label_nor_weakens_it() -> None:
+    for liking in (-6.0, 0.0, 2.0):
+        first, second = (1 / (1 + math.exp(-(0.5 + side * liking))) for side in (1, -1))
+        made = Label(case="c", cites="x@1", first="a", second="b", shown_first=first, shown_second=second)
+        assert made.probability == pytest.approx(1 / (1 + math.exp(-0.5)))
+    sure = Label(case="c", cites="x@1", first="a", second="b", shown_first=1.0, shown_second=0.0)
+    assert sure.probability == 0.5, "a judge that goes by the place alone says nothing"
 
 
 def test_labels_that_are_not_sure_are_left_out() -> None:

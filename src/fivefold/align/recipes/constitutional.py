@@ -3,7 +3,7 @@
 Stage 1, supervised: the model answers, a principle is drawn, the feedback model criticises the answer by it and the answer
 is rewritten; SFT on the last revisions beside the model's own answers to harmless requests. Stage 2, reinforcement: two
 answers are sampled, the feedback model says which one keeps a principle better (by the likelihood of "A" and "B", asked in
-both orders and averaged, so that a liking for one place cancels out), a reward model learns these labels, and the policy
+both orders, whose log odds are averaged, so that a liking for one place cancels out), a reward model learns these labels, and the policy
 learns from it. Every critique, revision and label cites `principle@version`; `audit.jsonl` leads from each behaviour that
 was trained on back to them. Source: Bai et al. 2022 (arXiv:2212.08073), sections 3 and 4; Lee et al. 2023 (RLAIF,
 arXiv:2309.00267), section 2.1, for the two orders.
@@ -37,6 +37,8 @@ from fivefold.types import Case, Message, digest, plain
 LORA = Lora(r=16, alpha=32)
 AUDIT = "audit.jsonl"
 CONSTITUTION = "constitution.json"
+LEAST_ODDS = 1e-9
+"""Probabilities nearer to 0 or 1 than this are taken for it: what a float holds there is rounding."""
 
 
 def _rl() -> RLConfig:
@@ -87,7 +89,11 @@ class Revised:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """Which of two answers keeps a principle better: the probability of the first, in both orders and averaged."""
+    """Which of two answers keeps a principle better: the probability of the first, in both orders and averaged.
+
+    The average is of log odds: a liking for one place adds the same to the log odds of both orders with opposite signs, so
+    it cancels. Lee et al. average probabilities, which presses every label of a biased judge towards one half.
+    """
 
     case: str
     cites: str
@@ -100,7 +106,13 @@ class Label:
     @property
     def probability(self) -> float:
         """Of the first answer, without the feedback model's liking for a place."""
-        return (self.shown_first + self.shown_second) / 2
+        odds = (_log_odds(self.shown_first) + _log_odds(self.shown_second)) / 2
+        return 1 / (1 + math.exp(-odds))
+
+
+def _log_odds(probability: float) -> float:
+    kept = min(max(probability, LEAST_ODDS), 1 - LEAST_ODDS)
+    return math.log(kept / (1 - kept))
 
 
 def constitutional(
