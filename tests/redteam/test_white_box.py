@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from _tiny import tiny_folder
 from fivefold.errors import CapabilityError, DataError, UnknownNameError, UsageError
+from fivefold.redteam._gcg_objective import Objective
 from fivefold.redteam._gcg_search import rank_correlation
 from fivefold.redteam._gcg_universal import ManyObjectives, ManyPoint
 from fivefold.redteam.attacks import autodan, gcg_universal, latent, refusal_ablation, soft_prompt
@@ -97,6 +98,25 @@ def test_probe_sampling_asks_the_model_less_and_a_perfect_draft_loses_nothing(
     search = search_on(GCGConfig(**OPTIONS), model, CASES[:1], random.Random(0))
     for found in other[1:]:
         assert found.loss == pytest.approx(float(search.objective.losses([found.suffix]).total[0]), rel=1e-4)
+
+
+def test_a_draft_shares_what_candidates_share_and_no_candidate_is_asked_twice(
+    model: Any, folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = search_on(GCGConfig(**OPTIONS, draft=folders[1]), model, CASES[:1], random.Random(0))
+    assert isinstance(search.draft, Objective)
+    point = search.objective.at(search.prompt.start)
+    candidates = search.propose(point)
+    near, far = search.draft.losses(candidates, near=search.draft.near(point.suffix)), search.draft.losses(candidates)
+    assert torch.allclose(near.total, far.total, atol=1e-4)
+    asked: list[Any] = []
+    losses = search.objective.losses
+    monkeypatch.setattr(search.objective, "losses", lambda c, near=None: asked.extend(c) or losses(c, near=near))
+    before = search.draft.tokens
+    chosen, found = search._probed(candidates, point)
+    assert asked == chosen and len(set(chosen)) == len(chosen) == len(found.total)
+    whole = len(candidates) * len(search.draft._row(candidates[0])[len(search.draft.prompt.before) :])
+    assert search.draft.tokens - before < whole and search.tokens > search.objective.tokens
 
 
 def test_rank_correlation_is_spearmans() -> None:

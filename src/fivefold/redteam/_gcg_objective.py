@@ -38,14 +38,20 @@ class Losses:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class Near:
+    """What is computed at a suffix and need not be computed again for suffixes near it."""
+
+    suffix: Ids
+    stem: Stem
+
+
+@dataclass(frozen=True, eq=False)
+class Point(Near):
     """The objective at one suffix of S tokens: its losses, the gradient [S, V] by the one-hot tokens, and what was
     computed on the way."""
 
-    suffix: Ids
     losses: Losses
     gradient: Tensor
-    stem: Stem
 
 
 class Objective:
@@ -130,10 +136,19 @@ class Objective:
         stem = Stem()
         if self.use_prefix_cache:
             stem = self.plain.stem(cache, root, reading, len(self.prompt.before) + len(suffix))
-        return Point(suffix, _detached(losses), slope @ self.table.T.to(slope.dtype), stem)
+        return Point(suffix, stem, _detached(losses), slope @ self.table.T.to(slope.dtype))
 
     @torch.no_grad()
-    def losses(self, candidates: Sequence[Ids], near: Point | None = None) -> Losses:
+    def near(self, suffix: Ids) -> Near:
+        """What suffixes near `suffix` share with it; no loss and no gradient."""
+        if not self.use_prefix_cache:
+            return Near(suffix, Stem())
+        reading, cache = self.plain.forward(self.root, keep=True, input_ids=self._ids(suffix)[None])
+        self.tokens += len(suffix)
+        return Near(suffix, self.plain.stem(cache, self.root, reading, len(self.prompt.before) + len(suffix)))
+
+    @torch.no_grad()
+    def losses(self, candidates: Sequence[Ids], near: Near | None = None) -> Losses:
         """Losses of `candidates`, in their order. What they share with the suffix of `near` is not computed again."""
         rows = [self._row(c) for c in candidates]
         starts = [self._start(c, near) for c in candidates]
@@ -152,7 +167,7 @@ class Objective:
         order = torch.tensor(members, device=self.device).argsort()
         return Losses(*(torch.cat(column)[order] for column in zip(*map(_fields, parts), strict=True)))
 
-    def _start(self, candidate: Ids, near: Point | None) -> int:
+    def _start(self, candidate: Ids, near: Near | None) -> int:
         """Position of the candidate's first token that is not computed yet."""
         if near is None or not self.use_prefix_cache:
             return self.root.length
@@ -203,6 +218,11 @@ class _Probe:
         if before is not None:
             total = total + before[1:].float().sum(dim=0)
         return total / (n_prompt - 1) @ self.weight + self.bias
+
+
+def joined(parts: Sequence[Losses]) -> Losses:
+    """Losses of several sets of suffixes as those of one."""
+    return Losses(*map(torch.cat, zip(*map(_fields, parts), strict=True)))
 
 
 def _fields(losses: Losses) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fivefold.errors import ModelError
-from fivefold.redteam._gcg_objective import Losses, Objective, Point
+from fivefold.redteam._gcg_objective import Losses, Objective, Point, joined
 from fivefold.redteam._gcg_prompt import Ids, SuffixPrompt, banned
 from fivefold.redteam._gcg_universal import ManyObjectives, ManyPrompts
 
@@ -128,22 +128,23 @@ class Search:
         """Candidates with their losses: all of them; with a draft the promising ones, then, when none of those can be
         sent, all."""
         if self.draft is not None and len(candidates) >= 2 * PROBE_SHARE:
-            chosen = self._promising(candidates, point)
-            yield chosen, self.objective.losses(chosen, near=point)
+            yield self._probed(candidates, point)
         yield candidates, self.objective.losses(candidates, near=point)
 
-    def _promising(self, candidates: list[Ids], point: Point) -> list[Ids]:
+    def _probed(self, candidates: list[Ids], point: Point) -> tuple[list[Ids], Losses]:
         """The probe set, and the draft's best, as many as its agreement on the probe set leaves to be asked."""
         assert self.draft is not None
         if isinstance(self.draft, ManyObjectives) and isinstance(self.objective, ManyObjectives):
             self.draft.active = self.objective.active
-        order = self.draft.losses(candidates).total.float().cpu()
-        probe = torch.randperm(len(candidates), generator=self.generator)[: max(2, len(candidates) // PROBE_SHARE)]
-        seen = self.objective.losses([candidates[i] for i in probe.tolist()], near=point).total.float().cpu()
-        agreement = (1 + rank_correlation(order[probe], seen)) / 2
+        order = self.draft.losses(candidates, near=self.draft.near(point.suffix)).total.float().cpu()
+        drawn = torch.randperm(len(candidates), generator=self.generator)[: max(2, len(candidates) // PROBE_SHARE)]
+        probe = drawn.tolist()
+        seen = self.objective.losses([candidates[i] for i in probe], near=point)
+        agreement = (1 + rank_correlation(order[drawn], seen.total.float().cpu())) / 2
         size = max(1, round((1 - agreement) * len(candidates) / self.reduction))
-        best = torch.argsort(order, stable=True)[:size].tolist()
-        return [candidates[i] for i in dict.fromkeys([*best, *probe.tolist()])]
+        best = [i for i in torch.argsort(order, stable=True)[:size].tolist() if i not in probe]
+        more = [self.objective.losses([candidates[i] for i in best], near=point)] if best else []
+        return [candidates[i] for i in (*probe, *best)], joined([seen, *more])
 
     def propose(self, point: Point) -> list[Ids]:
         """Candidates around `point`, without duplicates and without those that another tokenisation would change."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fivefold.errors import UsageError
-from fivefold.redteam._gcg_objective import Losses, Objective, Point
+from fivefold.redteam._gcg_objective import Losses, Near, Objective, Point
 from fivefold.redteam._gcg_prompt import Ids, SuffixPrompt
 from fivefold.runtime.protocol import WhiteBox
 from fivefold.types import Message
@@ -66,6 +66,13 @@ class ManyPoint(Point):
     points: tuple[Point, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class ManyNear(Near):
+    """What is shared at a suffix, for each active behaviour."""
+
+    points: tuple[Near, ...] = ()
+
+
 class ManyObjectives:
     """The mean loss of the active behaviours. `active` grows as they are matched."""
 
@@ -89,11 +96,16 @@ class ManyObjectives:
             points.append(self.objectives[self.active].at(suffix))
             self.active += 1
         gradient = torch.stack([_unit(p.gradient) for p in points]).sum(dim=0)
-        return ManyPoint(suffix, _mean([p.losses for p in points]), gradient, points[0].stem, tuple(points))
+        return ManyPoint(suffix, points[0].stem, _mean([p.losses for p in points]), gradient, tuple(points))
 
-    def losses(self, candidates: Sequence[Ids], near: Point | None = None) -> Losses:
+    def near(self, suffix: Ids) -> ManyNear:
+        """What suffixes near `suffix` share with it, for each active behaviour."""
+        points = tuple(o.near(suffix) for o in self.objectives[: self.active])
+        return ManyNear(suffix, points[0].stem, points)
+
+    def losses(self, candidates: Sequence[Ids], near: Near | None = None) -> Losses:
         """Mean losses of `candidates` over the active behaviours; `matched` when all are."""
-        points: Sequence[Point | None] = near.points if isinstance(near, ManyPoint) else [None] * self.active
+        points: Sequence[Near | None] = near.points if isinstance(near, (ManyPoint, ManyNear)) else [None] * self.active
         active = zip(self.objectives, points, strict=False)
         return _mean([o.losses(candidates, near=p) for o, p in active])
 
