@@ -3,10 +3,10 @@
 Stage 1, supervised: the model answers, a principle is drawn, the feedback model criticises the answer by it and the answer
 is rewritten; SFT on the last revisions beside the model's own answers to harmless requests. Stage 2, reinforcement: two
 answers are sampled, the feedback model says which one keeps a principle better (by the likelihood of "A" and "B", asked in
-both orders, whose log odds are averaged, so that a liking for one place cancels out), a reward model learns these labels, and the policy
-learns from it. Every critique, revision and label cites `principle@version`; `audit.jsonl` leads from each behaviour that
-was trained on back to them. Source: Bai et al. 2022 (arXiv:2212.08073), sections 3 and 4; Lee et al. 2023 (RLAIF,
-arXiv:2309.00267), section 2.1, for the two orders.
+both orders, whose log odds are averaged, so that a liking for one place cancels out), a reward model learns these labels,
+and the policy learns from it. Every critique, revision and label cites `principle@version`; `audit.jsonl` leads from each
+behaviour that was trained on back to them. Source: Bai et al. 2022 (arXiv:2212.08073), sections 3 and 4; Lee et al. 2023
+(RLAIF, arXiv:2309.00267), section 2.1, for the two orders.
 """
 
 from __future__ import annotations
