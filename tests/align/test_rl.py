@@ -16,6 +16,7 @@ import torch
 from fivefold.align import _checkpoint, rl
 from fivefold.align._adapter import Lora, packed_copy
 from fivefold.align._loop import TrainConfig
+from fivefold.align._lower import _Skip, first_trained, lifted
 from fivefold.align._pack import Item
 from fivefold.align._rollouts import Sampler, collect, prompt_order
 from fivefold.align.kl import KLControl, next_weight
@@ -26,6 +27,7 @@ from fivefold.align.rl import RLConfig, reinforce
 from fivefold.align.train import score
 from fivefold.errors import DataError, TrainingError, UsageError
 from fivefold.registry import registry
+from fivefold.runtime._structure import decoder_layers
 from fivefold.types import user_case
 
 OBJECTIVES = [n for n in registry("loss").names() if load_loss(n).KIND == "rollout"]
@@ -106,6 +108,48 @@ def test_a_run_that_was_broken_off_ends_in_the_same_weights(
     assert run(model, tmp_path / "broken", settings, on_round=stop) == again, "a finished run is not run again"
     with pytest.raises(TrainingError, match="another model, data or configuration"):
         run(model, tmp_path / "broken", replace(settings, rounds=5))
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes"), [("grpo", {}), ("rloo", {}), ("ppo", {"epochs": 2, "batch_items": 2})]
+)
+def test_layers_below_all_adapters_are_computed_once_and_nothing_else_changes(
+    model: Any, tmp_path: Path, objective: str, changes: dict[str, Any]
+) -> None:
+    upper = Lora(r=4, from_layer=1)
+    settings = config(objective, train={"lr": 1e-3, **changes}, rounds=3, critic=upper)
+    kept, again = (
+        replace(settings, train=replace(settings.train, adapter=upper, reuse_frozen=reuse)) for reuse in (True, False)
+    )
+    found = [run(model, tmp_path / name, s) for name, s in (("kept", kept), ("again", again))]
+    begun = [run(model, tmp_path / f"{i}", s, start=found[0].path) for i, s in enumerate((kept, again))]
+    for one, other in (found, begun):
+        for a, b in zip(one.history, other.history, strict=True):
+            assert {k: v for k, v in a.items() if k != "seconds"} == pytest.approx(
+                {k: v for k, v in b.items() if k != "seconds"}, rel=1e-3, abs=1e-4
+            )
+    layers = decoder_layers(model.module)
+    assert not any(isinstance(layer, _Skip) for layer in layers), "the model that was given is whole"
+
+
+def test_what_is_lifted_is_put_back_even_after_an_error(model: Any) -> None:
+    modules = [packed_copy(model.module) for _ in range(2)]
+    items = [Item(prompt=(1, 2, 3), answers=((4, 5), (6,))), Item(prompt=(1, 2), answers=((7,), (8, 9)))]
+    plain = score(modules[0], items, 200)
+    calls: list[int] = []
+    for module in modules:
+        decoder_layers(module)[0].register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(Stop), lifted(modules, items, 1, 200) as lower:
+        for module in modules:
+            for ours, theirs in zip(score(module, items, 200, lower), plain, strict=True):
+                for a, b in zip(ours, theirs, strict=True):
+                    torch.testing.assert_close(a, b)
+        assert len(calls) == 1, "two modules, two rows, one pass"
+        raise Stop
+    assert torch.equal(score(modules[1], items, 200)[0][0], plain[0][0]) and len(calls) > 1
+    with lifted(modules, items, 0, 200) as none:
+        assert none is None
+    assert first_trained(modules[0].requires_grad_(False)) == len(decoder_layers(modules[0]))
 
 
 def test_samples_are_drawn_from_the_policy_and_each_has_its_own_luck(model: Any) -> None:

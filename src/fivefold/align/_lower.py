@@ -1,4 +1,5 @@
-"""The layers below the first adapter never change, so what they compute is computed once per item and kept.
+"""The layers below the first adapter never change, so what they compute is computed once per item and kept; where
+several modules stand on the same base (policy, reference, critic), once for all of them (`lifted`).
 
 Exact: the kept values are the residual stream that enters the first adapted layer, so epochs, stages' reference passes
 and gradients are what they would be without this; only the time differs. With adapters in the upper third of a model
@@ -47,11 +48,11 @@ class _Reached(Exception):
 class Lower:
     """The frozen layers below `first` of `module`, taken out of it; `module` then starts from their kept output."""
 
-    def __init__(self, module: Any, first: int, row_tokens: int) -> None:
+    def __init__(self, module: Any, first: int, row_tokens: int, kept: dict[Item, Tensor] | None = None) -> None:
         self.module, self.first, self.row_tokens = module, first, row_tokens
         self._layers = decoder_layers(module)
         self._taken = [self._layers[i] for i in range(first)]
-        self._kept: dict[Item, Tensor] = {}
+        self._kept: dict[Item, Tensor] = {} if kept is None else kept
         self._put([_Skip(layer) for layer in self._taken])
 
     def keep(self, items: Sequence[Item]) -> None:
@@ -76,6 +77,10 @@ class Lower:
         own = [self._kept[item][row.shared :] for item in items]
         return torch.cat([self._kept[items[0]][: row.shared], *own])
 
+    def put_back(self) -> None:
+        """Give the module its lower layers again."""
+        self._put(self._taken)
+
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """The module with its lower layers, and with a forward pass that ends above them."""
@@ -83,7 +88,7 @@ class Lower:
         def reached(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             raise _Reached((args[0] if args else kwargs["hidden_states"])[0])
 
-        self._put(self._taken)
+        self.put_back()
         hook = self._layers[self.first].register_forward_pre_hook(reached, with_kwargs=True)
         try:
             yield
@@ -106,3 +111,26 @@ class Lower:
     def _put(self, layers: Sequence[nn.Module]) -> None:
         for i, layer in enumerate(layers):
             self._layers[i] = layer
+
+
+def first_trained(module: Any) -> int:
+    """The first decoder layer with something to train: below it the layers are the base's."""
+    layers = decoder_layers(module)
+    return next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), len(layers))
+
+
+@contextmanager
+def lifted(modules: Sequence[Any], items: Sequence[Item], first: int, row_tokens: int) -> Iterator[Lower | None]:
+    """Within, modules over the same frozen layers below `first` all start above them, from what is computed once for
+    `items`; afterwards they are as they were. None where there is nothing below."""
+    if not first:
+        yield None
+        return
+    kept: dict[Item, Tensor] = {}
+    lowers = [Lower(module, first, row_tokens, kept) for module in modules]
+    try:
+        lowers[0].keep(items)
+        yield lowers[0]
+    finally:
+        for lower in lowers:
+            lower.put_back()

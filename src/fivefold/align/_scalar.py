@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora, causal_lm, save_trained, trainable, trainable_copy
 from fivefold.align._loop import Done
+from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, pack, rows_of
 from fivefold.align._policy import answer_states, entered
 from fivefold.align._processes import ALONE, Processes
@@ -66,19 +67,20 @@ class Scalar:
         """What training changes, by name."""
         return {**trainable(self.trained), **{f"head.{n}": p for n, p in self.head.named_parameters()}}
 
-    def values(self, row: Row) -> Tensor:
-        """Float32 outputs [R, K] where answer tokens are predicted: a critic's values before each token."""
-        return self.at(row, slice(None))
+    def values(self, row: Row, stream: Tensor | None = None) -> Tensor:
+        """Float32 outputs [R, K] where answer tokens are predicted: a critic's values before each token. `stream`: what
+        enters the first adapted layer, where that is known already (`_lower`)."""
+        return self.at(row, slice(None), stream)
 
     def at_ends(self, row: Row) -> Tensor:
         """Float32 outputs [answers, K] at the last token of each answer of a row made by `pack_ends`."""
         ends = [of_item[i].stop - 1 for of_item in row.answers for i in range(len(of_item))]
         return self.at(row, ends)
 
-    def at(self, row: Row, where: Sequence[int] | slice) -> Tensor:
+    def at(self, row: Row, where: Sequence[int] | slice, stream: Tensor | None = None) -> Tensor:
         """Float32 outputs [n, K] at places `where` among the R positions of a row that are read."""
         module = causal_lm(self.trained)
-        states = entered(module, lambda: answer_states(module, row))
+        states = entered(module, lambda: answer_states(module, row, stream))
         out: Tensor = self.head(states[where].float())
         return out
 
@@ -92,6 +94,17 @@ class Scalar:
             parts = outputs.reshape(len(indices), -1, outputs.shape[-1])
             found |= dict(zip(indices, parts, strict=True))
         return torch.stack([found[i] for i in range(len(items))])
+
+    @torch.no_grad()
+    def values_of(self, items: Sequence[Item], row_tokens: int, lower: Lower | None = None) -> list[Tensor]:
+        """The first output before each token of every answer: for each item, for each answer, a tensor of its tokens."""
+        found: dict[int, list[Tensor]] = {}
+        for indices in rows_of(items, row_tokens):
+            of_row = [items[i] for i in indices]
+            row = pack(of_row)
+            values = self.values(row, lower(of_row, row) if lower else None)[:, 0].cpu()
+            found |= {i: [values[p] for p in parts] for i, parts in zip(indices, row.answers, strict=True)}
+        return [v for i in range(len(items)) for v in found[i]]
 
     def save(self, out: Path, weights: Mapping[str, Tensor] | None = None) -> Path:
         """Write `out/adapter` and the head beside it; returns the adapter's folder. `weights`: those of `parameters`,

@@ -4,7 +4,8 @@ Read `reinforce` first; it is the whole algorithm: sample a group of answers to 
 advantages, take a few steps on the samples, look at what has become of the policy. The objective is a file in
 `align/losses` of kind `rollout`. Fast by sharing: a group is generated from one prefill in one continuous batch; its
 prompt is computed once for all its answers in the update; vocabulary logits exist only at answer tokens; the reference's
-log-probabilities are computed once a round. The policy is an adapter over frozen weights that reference and critic share.
+log-probabilities are computed once a round, and layers below all adapters once for policy, reference and critic. The
+policy is an adapter over frozen weights that reference and critic share.
 
 Source: Schulman et al. 2017 (PPO, arXiv:1707.06347); Ouyang et al. 2022 (InstructGPT, arXiv:2203.02155); Shao et al. 2024
 (GRPO, arXiv:2402.03300). Dropout is off throughout, so that ratios compare the policy with itself.
@@ -28,6 +29,7 @@ from torch import Tensor
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora, causal_lm, packed_copy, save_trained, trainable, trainable_copy
 from fivefold.align._loop import TrainConfig, checkpoint_due, diverged, learning_rate, restore, seeded, snapshot
+from fivefold.align._lower import Lower, first_trained, lifted
 from fivefold.align._pack import Item, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.align._processes import one_process
@@ -248,6 +250,10 @@ class _Learner:
         self.critic = None
         if getattr(objective, "CRITIC", False):
             self.critic = Scalar.fresh(model.module, config.critic, 1, critic_start, checkpointing=again)
+        trained = [self.module, *([] if self.critic is None else [causal_lm(self.critic.trained)])]
+        self.stacked = [*trained, self.reference]
+        self.lower: Lower | None = None
+        self.first = min(map(first_trained, trained)) if settings.reuse_frozen else 0
         self.sampler = self._sampler(model, out)
         probe = [Item(prompt=tuple(model.encode("a b c d")), answers=((1, 2), (1, 3)))]
         check_packing(packed_copy(model.module), probe, model.module)
@@ -281,14 +287,16 @@ class _Learner:
         scale = learning_rate(number, self.config.rounds, replace(settings, lr=1.0))
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * scale
-        known = self._known(drawn, state)
-        advantages = self.objective.advantages(known, self.options)
-        returns = None
-        if self.critic is not None and known.values is not None:
-            returns = self.objective.estimates(known, self.options) + known.values
-        metrics: list[dict[str, float]] = []
-        for chosen in self._minibatches(len(drawn.items), number):
-            metrics.append(self._step(drawn, chosen, known, advantages, returns, state, number))
+        with lifted(self.stacked, drawn.items, self.first, settings.row_tokens) as self.lower:
+            known = self._known(drawn, state)
+            advantages = self.objective.advantages(known, self.options)
+            returns = None
+            if self.critic is not None and known.values is not None:
+                returns = self.objective.estimates(known, self.options) + known.values
+            metrics = [
+                self._step(drawn, chosen, known, advantages, returns, state, number)
+                for chosen in self._minibatches(len(drawn.items), number)
+            ]
         health = {"loss": metrics[0]["loss"], "prompts_asked": float(drawn.asked)}
         health |= {k: _average([m[k] for m in metrics if k in m]) for m in metrics for k in m if k != "loss"}
         return (
@@ -302,7 +310,7 @@ class _Learner:
         mask = mask_of(drawn.items)
 
         def scores(module: Any) -> Tensor:
-            found = score(module, drawn.items, limit, temperature=heat)
+            found = score(module, drawn.items, limit, self.lower, temperature=heat)
             return padded([answer for of_item in found for answer in of_item])
 
         return Sampled(
@@ -311,7 +319,7 @@ class _Learner:
             old=torch.zeros(mask.shape) if self._single_step(len(drawn.items)) else scores(self.module),
             mask=mask,
             reference=scores(self.reference),
-            values=None if self.critic is None else _values(self.critic, drawn.items, limit),
+            values=None if self.critic is None else padded(self.critic.values_of(drawn.items, limit, self.lower)),
             kl=state.kl if getattr(self.objective, "KL_IN_REWARD", False) or self.critic is not None else 0.0,
             costs=drawn.costs,
             multiplier=state.multiplier,
@@ -373,7 +381,8 @@ class _Learner:
         at = torch.tensor([b * n + g for b in prompts for g in range(n)])
         row, mask = pack(items), mask_of(items)
         width = mask.shape[1]
-        flat = answer_logps(self.module, row, temperature=self.config.temperature).cpu()
+        stream = self.lower(items, row) if self.lower else None
+        flat = answer_logps(self.module, row, stream, self.config.temperature).cpu()
         logps = padded([flat[part] for of_item in row.answers for part in of_item])
         if self._single_step(len(drawn.items)):
             known.old[at, :width] = logps.detach()
@@ -391,7 +400,7 @@ class _Learner:
         state.tokens += len(row.tokens)
         found = {"loss": output.loss.item(), **output.metrics}
         if self.critic is not None and returns is not None and known.values is not None:
-            values = self.critic.values(row)[:, 0].cpu()
+            values = self.critic.values(row, stream)[:, 0].cpu()
             values = padded([values[part] for of_item in row.answers for part in of_item])
             options = ppo_value.Config(clip=self.config.critic_clip)
             of_critic = ppo_value.loss(values, known.values[at, :width], returns[at, :width], mask, options)
@@ -429,17 +438,6 @@ class _Learner:
                 next_step="serve the very model that is trained, and let the server see the adapters' folder",
             )
         return {"sampler_gap": gap}
-
-
-@torch.no_grad()
-def _values(critic: Scalar, items: Sequence[Item], row_tokens: int) -> Tensor:
-    """The critic's values before each answer token, [N, T]."""
-    found: dict[int, list[Tensor]] = {}
-    for indices in rows_of(items, row_tokens):
-        row = pack([items[i] for i in indices])
-        values = critic.values(row)[:, 0].cpu()
-        found |= {i: [values[p] for p in parts] for i, parts in zip(indices, row.answers, strict=True)}
-    return padded([v for i in range(len(items)) for v in found[i]])
 
 
 def _average(values: Sequence[float]) -> float:
