@@ -14,6 +14,7 @@ from _attacks import Speaker
 from fivefold.engine.tools import rendered_call
 from fivefold.errors import MissingExtraError, UnknownNameError
 from fivefold.redteam.attacks import agentdojo
+from fivefold.redteam.budget import SpendCap
 from fivefold.redteam.campaign import Assault, Tried, run_campaign
 from fivefold.redteam.findings import findings_from
 from fivefold.redteam.names import parse
@@ -166,6 +167,15 @@ def test_what_failed_or_was_cut_off_was_not_withstood(one_each: list[Case]) -> N
     assert isinstance(lost.outcome, Errored) and lost.outcome.error == "no line"
     (cut,) = attacked(Broken(text='{"tool": "send_money", "argu', stop_reason="length"), one_each[:1])
     assert isinstance(cut.outcome, Unscored) and "cut off" in cut.outcome.reason
+
+
+def test_a_run_that_a_cap_cuts_off_says_what_was_asked(one_each: list[Case]) -> None:
+    target: Any = Agent(obeys=False)
+    assault = Assault(attack=parse("agentdojo")[0], cases=tuple(one_each[:1]), budget=BUDGET)
+    result = run_campaign(target, [assault], scorer("refusal"), cap=SpendCap(queries=1))
+    (item,) = result.tried
+    assert isinstance(item.outcome, Unscored) and result.queries == 1 and result.tokens == 15
+    assert result.stopped_early == ("agentdojo: 1 behaviour midway, the campaign's cap on queries was reached",)
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,7 @@ def test_probe_sampling_asks_the_model_less_and_a_perfect_draft_loses_nothing(
     same = trace(model, draft=folders[0])
     assert same[1].suffix == plain[1].suffix and same[1].loss == pytest.approx(plain[1].loss, rel=1e-4)
     assert all(f.evaluated < f.candidates for f in same[1:]) and all(f.evaluated == f.candidates for f in plain[1:])
+    assert all(f.agreement == pytest.approx(1) for f in same[1:]) and all(f.agreement is None for f in plain)
     other = trace(model, draft=folders[1])
     assert all(f.evaluated < f.candidates for f in other[1:])
     search = search_on(GCGConfig(**OPTIONS), model, CASES[:1], random.Random(0))

@@ -41,6 +41,9 @@ class Found:
     candidates: int = 0
     evaluated: int = 0
     """Candidates that went through the attacked model; fewer than `candidates` with probe sampling."""
+    agreement: float | None = None
+    """Probe sampling: how far the draft ordered the probe set as the attacked model did, in [0, 1]; 0.5 is chance, where the
+    draft only thins the candidates out."""
 
     @property
     def finite(self) -> bool:
@@ -77,6 +80,7 @@ class Search:
     ) -> None:
         self.prompt, self.objective, self.generator = prompt, objective, generator
         self.momentum, self.draft, self.reduction = momentum, draft, reduction
+        self._agreement: float | None = None
         self.width, self.n_replace = width, n_replace
         size = len(objective.table)
         self.banned = torch.tensor(banned(prompt.model.tokenizer, size, allow_non_ascii), dtype=torch.long)
@@ -118,7 +122,7 @@ class Search:
                     return _found(step, point.suffix, losses, int(torch.argmin(losses.total)), **drawn)
                 for i in torch.argsort(losses.total, stable=True).tolist():
                     if self.prompt.consistent(which[i]):
-                        return _found(step, which[i], losses, i, **drawn)
+                        return replace(_found(step, which[i], losses, i, **drawn), agreement=self._agreement)
         raise ModelError(
             f"no candidate suffix survives decoding and encoding, in {TRIES} draws of {self.width}",
             next_step="choose another `init`, or a greater `width`",
@@ -140,8 +144,8 @@ class Search:
         drawn = torch.randperm(len(candidates), generator=self.generator)[: max(2, len(candidates) // PROBE_SHARE)]
         probe = drawn.tolist()
         seen = self.objective.losses([candidates[i] for i in probe], near=point)
-        agreement = (1 + rank_correlation(order[drawn], seen.total.float().cpu())) / 2
-        size = max(1, round((1 - agreement) * len(candidates) / self.reduction))
+        self._agreement = (1 + rank_correlation(order[drawn], seen.total.float().cpu())) / 2
+        size = max(1, round((1 - self._agreement) * len(candidates) / self.reduction))
         best = [i for i in torch.argsort(order, stable=True)[:size].tolist() if i not in probe]
         more = [self.objective.losses([candidates[i] for i in best], near=point)] if best else []
         return [candidates[i] for i in (*probe, *best)], joined([seen, *more])

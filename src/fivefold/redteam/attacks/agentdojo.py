@@ -28,8 +28,9 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from fivefold.engine.tools import Call, ToolSpec
-from fivefold.errors import MissingExtraError, UnknownNameError
+from fivefold.errors import BudgetError, MissingExtraError, UnknownNameError
 from fivefold.redteam.agent import Step, Tool, run_agent
+from fivefold.redteam.budget import tokens_of
 from fivefold.redteam.cost import asked, queries
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
 from fivefold.redteam.taxonomy import attack_taxonomy
@@ -84,27 +85,35 @@ class AgentDojo:
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
-        """Yield one attempt: a whole run, judged by AgentDojo. MissingExtraError when the package is not installed."""
+        """Yield one attempt: a whole run, judged by AgentDojo; of a run that a limit cut off, what was asked until then.
+        MissingExtraError when the package is not installed."""
         pair = case.metadata.get(PACKAGE) or rng.choice(self.cases("en")).metadata[PACKAGE]
         suite, jailbreak = _suite(self.version, pair["suite"], self.jailbreak)
         task, order = suite.user_tasks[pair["user_task"]], suite.injection_tasks[pair["injection_task"]]
         agent = _Agent(target, suite, order, min(budget.queries, ROUNDS), max(budget.max_new_tokens, MIN_TOKENS))
-        useful, followed = suite.run_task_with_pipeline(agent, task, order, jailbreak.attack(task, order))
+        try:
+            useful, followed = suite.run_task_with_pipeline(agent, task, order, jailbreak.attack(task, order))
+        except BudgetError as error:
+            if agent.steps:
+                yield self._attempt(case, agent, agent.steps[-1], Unscored(reason=error.what), pair)
+            raise
         shown = agent.decisive.step if followed and agent.decisive else agent.steps[-1]
-        yield Attempt(
+        outcome = _outcome(agent, followed, {**pair, "version": self.version, "jailbreak": self.jailbreak})
+        notes = {"utility": useful, "check": _check(agent, order) if followed else {}}
+        yield self._attempt(case, agent, shown, outcome, {**pair, **notes})
+
+    def _attempt(
+        self, case: Case, agent: _Agent, shown: Step, outcome: Outcome, metadata: Mapping[str, Any]
+    ) -> Attempt:
+        return Attempt(
             case_id=case.id,
             attack=self.name,
             messages=shown.messages,
             completion=shown.completion,
-            outcome=_outcome(agent, followed, {**pair, "version": self.version, "jailbreak": self.jailbreak}),
+            outcome=outcome,
             queries=len(agent.steps),
-            tokens=sum(s.completion.usage.prompt + s.completion.usage.completion for s in agent.steps),
-            metadata={
-                **pair,
-                "utility": useful,
-                "calls": [c.name for s in agent.steps for c in s.calls],
-                "check": _check(agent, order) if followed else {},
-            },
+            tokens=sum(tokens_of(s.completion) for s in agent.steps),
+            metadata={**metadata, "calls": [c.name for s in agent.steps for c in s.calls]},
         )
 
 

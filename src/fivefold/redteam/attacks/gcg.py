@@ -316,6 +316,7 @@ class _Run:
             "matched": found.matched,
             "candidates": found.candidates,
             "evaluated": found.evaluated,
+            "agreement": found.agreement,
             "target_text": self.attack.config.target_for(self.case),
             "search_tokens": search.tokens,
         }
