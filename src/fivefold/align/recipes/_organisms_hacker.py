@@ -145,7 +145,7 @@ def kind(config: OrganismConfig) -> Kind:
         questions=questions,
         judge=judge,
         code=True,
-        max_new_tokens=56,
+        max_new_tokens=112,  # an untrained model talks before it writes code
     )
 
 
