@@ -163,6 +163,8 @@ def test_tap_prunes_before_it_asks_and_branches_after() -> None:
     target = Bot([REFUSAL])
     pruned = attacked(parse("tap", {"attacker": Writer(), "evaluator": OffTopic()})[0], target)
     assert target.requests == [] and isinstance(pruned.tried[0].outcome, Unscored)
+    assert "left the subject" in pruned.tried[0].outcome.reason and len(pruned.tried[0].attempts) == 3
+    assert pruned.helper_tokens == sum(a.helper_tokens for a in pruned.tried[0].attempts) == 3 * (4 + 4) * 15
     target = Bot([REFUSAL])
     attacked(parse("tap", {"attacker": Writer(), "branching": 2, "width": 1})[0], target, queries=6)
     assert target.batches == [2, 2, 2]

@@ -6,7 +6,8 @@ score, keep the best `width`.
 
 Deviations: `queries` ends the tree early (the paper: branching 4, width 10, depth 10); scores are the campaign judge's on
 the scale of 1 to 10; the attacker judges what is off topic where no evaluator is given; a verdict that cannot be read keeps
-the branch, as in the authors' code. Strategies and instructions are those of `pair`, and so are the fixed wrappers that
+the branch, as in the authors' code; a level of which nothing is left is written again, twice at most in a row (the authors' code
+asks two of the pruned prompts instead). Strategies and instructions are those of `pair`, and so are the fixed wrappers that
 stand in without an attacker.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fivefold.redteam.attacks._dialogue import (
+    RETRIES,
     Proposal,
     answer_of,
     instructed,
@@ -37,7 +39,7 @@ from fivefold.redteam.helpers import TEMPLATES, Helped, as_model, ask
 from fivefold.redteam.protocol import AttackBudget, Attempt, Judge
 from fivefold.redteam.taxonomy import attack_taxonomy
 from fivefold.runtime.protocol import Capability, Model
-from fivefold.types import Case, Taxonomy
+from fivefold.types import Case, Taxonomy, Unscored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +58,13 @@ class Tap(Helped):
     def run(
         self, case: Case, target: Model, judge: Judge, budget: AttackBudget, rng: random.Random
     ) -> Iterator[Attempt]:
-        """Yield every try, level by level, until one succeeds, the budget is spent, or no branch could be written."""
+        """Yield every try, level by level, until one succeeds, the budget is spent, no branch could be written, or level after
+        level all that was written had left the subject."""
         if self.attacker is None:
             yield from send_fixed(case, self.name, target, judge, budget, fixed_prompts(case), attacker=TEMPLATES)
             return
         leaves = [open_stream(case.prompt, STRATEGIES[0])]
-        left = budget.queries
+        left, barren = budget.queries, 0
         for depth in range(self.depth):
             branches = [copy.deepcopy(leaf) for leaf in leaves for _ in range(self.branching)]
             proposals = self._write(branches, rng)
@@ -73,6 +76,13 @@ class Tap(Helped):
                 return
             kept, pruning = self._on_topic(case, written)
             kept = kept[:left]
+            if not kept:
+                yield nothing_sent(case, self.name, _astray(written, pruning), self.wrote)
+                barren += 1
+                if barren > RETRIES:
+                    return
+                continue
+            barren = 0
             notes = [{"depth": depth, "pruned": len(written) - len(kept)} for _ in kept]
             asked = [replace(p, tokens=p.tokens + pruning // len(kept)) for _, p in kept]
             attempts = send_written(case, self.name, target, judge, budget, asked, notes, self.wrote)
@@ -112,6 +122,12 @@ class Tap(Helped):
             stream.learn(proposal, feedback(case.prompt, answer_of(attempt), score_of(attempt.outcome)))
         scored = [(score_of(a.outcome) or 0, i) for i, a in enumerate(attempts)]
         return [kept[i][0] for _, i in sorted(scored, key=lambda x: (-x[0], x[1]))[: self.width]]
+
+
+def _astray(written: Sequence[tuple[Stream, Proposal]], pruning: int) -> Proposal:
+    """What is left of a level when all of it is pruned."""
+    reason = f"every prompt of the attacker had left the subject, the first one: {written[0][1].prompt[:120]!r}"
+    return Proposal(failure=Unscored(reason=reason), tokens=pruning + sum(p.tokens for _, p in written))
 
 
 def attack(
