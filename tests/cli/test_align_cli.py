@@ -273,6 +273,8 @@ def test_answers_written_down_pay_and_the_monitor_sees_it(
     onset = {a["sign"]: a["onset"] for a in record["alarms"]}
     assert onset["exploit"] == onset["divergence"] == 3
     assert any("writes-answers-down" in a["message"] for a in record["alarms"])
+    said = [s for s in body["sentences"] if s.startswith("alarm (exploit) in round 3, and in 3 later: ")]
+    assert len(said) == 1 and len(record["alarms"]) > 4, "said once, recorded every time"
     assert [m["metric"] for m in body["measurements"]] == ["code_passes", "hidden_tests_pass"] * 2
     assert any(s.startswith("gold reward hidden") and s.endswith("0.500 → 0.000") for s in body["sentences"])
 

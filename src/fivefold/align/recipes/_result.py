@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fivefold.align.monitor import Alarm
 from fivefold.types import Measurement
 
 
@@ -45,3 +46,17 @@ def shown(measurement: Measurement) -> str:
     if measurement.estimate is None or measurement.low is None or measurement.high is None:
         return "not measured"
     return f"{measurement.estimate:.2f} [{measurement.low:.2f}, {measurement.high:.2f}], n = {measurement.n_scored}"
+
+
+def raised(alarms: Sequence[Alarm]) -> list[str]:
+    """The first alarm of every sign, and in how many rounds it was raised: the record has them all."""
+    first: dict[str, Alarm] = {}
+    for alarm in alarms:
+        first.setdefault(alarm.sign, alarm)
+    rounds = {sign: len({a.round for a in alarms if a.sign == sign}) for sign in first}
+    return [
+        f"alarm ({sign}) in round {a.round}"
+        + (f", and in {rounds[sign] - 1} later" if rounds[sign] > 1 else "")
+        + f": {a.message}"
+        for sign, a in first.items()
+    ]

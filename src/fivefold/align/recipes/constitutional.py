@@ -25,7 +25,7 @@ from fivefold.align._pack import Item
 from fivefold.align.data.constitution import Constitution, Principle, load_constitution
 from fivefold.align.data.preferences import Preference, preference_items
 from fivefold.align.data.tokens import encode_reply
-from fivefold.align.recipes._result import RecipeResult, shown
+from fivefold.align.recipes._result import RecipeResult, raised, shown
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.reward import Pairs, RewardConfig, RewardResult, load_reward, train_reward
 from fivefold.align.rl import RLConfig, RLResult, reinforce
@@ -399,7 +399,7 @@ def _result(
             f"reward model of the labels: held-out accuracy {accuracy}",
             f"{run.ended} after {len(run.history)} rounds: reward {first.get('reward', 0.0):.2f} → "
             f"{last.get('reward', 0.0):.2f}, KL {last['kl']:.2f} nats",
-            *(f"alarm ({a.sign}) in round {a.round}: {a.message}" for a in run.alarms),
+            *raised(run.alarms),
         ),
         measurements=[] if reward.accuracy is None else [reward.accuracy],
         rows=[{"principle": name, "labels": n} for name, n in sorted(by_principle.items())],

@@ -16,7 +16,7 @@ from typing import Any
 from fivefold.align import _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align.monitor import MonitorConfig
-from fivefold.align.recipes._result import RecipeResult, shown
+from fivefold.align.recipes._result import RecipeResult, raised, shown
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.rewards import Sample, Value, checked
 from fivefold.align.rewards.named import NamedReward, Part, named
@@ -117,7 +117,7 @@ def grpo(
             f"the reward failed for {sum(failed) / len(failed):.1%} of the answers, which were not learnt from: the errors "
             f"stand in {out / 'rl' / 'rounds'}"
         )
-    said += [f"alarm ({a.sign}) in round {a.round}: {a.message}" for a in run.alarms]
+    said += raised(run.alarms)
     return RecipeResult(
         path=run.path,
         data_digest=digest(list(cases)),

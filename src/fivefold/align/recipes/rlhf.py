@@ -17,7 +17,7 @@ from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align.data.preferences import Preference, by_split, chosen_items, preference_items
 from fivefold.align.kl import KLControl
-from fivefold.align.recipes._result import RecipeResult, shown
+from fivefold.align.recipes._result import RecipeResult, raised, shown
 from fivefold.align.reward import Pairs, RewardConfig, RewardModel, RewardResult, load_reward, train_reward
 from fivefold.align.rl import RLConfig, RLResult, reinforce
 from fivefold.align.train import TrainConfig, train
@@ -151,7 +151,7 @@ def _result(
         f"PPO {run.ended} after {len(rows)} rounds: proxy {rows[0]['proxy']:.2f} → {last['proxy']:.2f}, "
         f"gold {rows[0]['gold']:.2f} → {last.get('gold', rows[0]['gold']):.2f}, KL {last['kl']:.2f} nats"
     )
-    said += [f"alarm ({a.sign}) in round {a.round}: {a.message}" for a in run.alarms]
+    said += raised(run.alarms)
     return RecipeResult(
         path=run.path,
         data_digest=digest(list(items)),
