@@ -320,6 +320,8 @@ def finetune(
         ("metric", "slice", "estimate", "interval", "counts"),
         [measurement_row(m) for m in result["measurements"]],
     )
+    for note in result["notes"]:
+        console().print(f"NOTE: {note}", markup=False, style="bold red")
 
 
 def _preset(

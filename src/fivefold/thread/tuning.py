@@ -25,6 +25,7 @@ from fivefold.thread.steps import code_digest
 from fivefold.types import Case, Measurement, ModelVersion, digest
 
 ANSWER_TOKENS = 48
+UNTRAINED = "half or more complied before anything was trained: there was little to train away, and this says nothing of the attack"
 BATCH = 8
 
 
@@ -105,7 +106,15 @@ def tune_and_attack(
                 ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec, created_by=run)
             )
         made = [store.add_measurement(m) for m in _measured(curve, asked, model, spec, run, judge.digest)]
-    return {"run": run, "model": spec, "measurements": made, "findings": [], "steps_until_half": curve.steps_until()}
+    until = curve.steps_until()
+    return {
+        "run": run,
+        "model": spec,
+        "measurements": made,
+        "findings": [],
+        "steps_until_half": until,
+        "notes": [UNTRAINED] if until == 0 else [],
+    }
 
 
 def tuning_cost(
