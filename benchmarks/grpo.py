@@ -97,6 +97,7 @@ def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
     with torch.no_grad():
         for name, p in learner.policy.items():
             p.copy_(params[name])
+    learner.sampler.refresh(0)
     return learner
 
 

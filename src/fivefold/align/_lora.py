@@ -42,13 +42,14 @@ def fuse(trained: nn.Module) -> int:
 
     n = 0
     for layer in trained.modules():
-        if isinstance(layer, Linear) and _is_plain(layer):
+        if isinstance(layer, Linear) and is_plain(layer):
             layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
             n += 1
     return n
 
 
-def _is_plain(layer: Any) -> bool:
+def is_plain(layer: Any) -> bool:
+    """Whether a peft layer computes W x + s B A x and nothing else."""
     base = layer.get_base_layer()
     names = layer.active_adapters
     return (

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fivefold.align._merged import Merged
 from fivefold.align._pack import Item
 from fivefold.align.data.tokens import end_of_turn
 from fivefold.align.losses._rollout import informative
@@ -25,6 +26,7 @@ from fivefold.errors import ModelError, TrainingError
 from fivefold.runtime import _generate
 from fivefold.runtime._forward import Engine
 from fivefold.runtime._generate import Job
+from fivefold.runtime.crew import workers_of
 from fivefold.runtime.protocol import WhiteBox
 from fivefold.types import Case, Errored
 
@@ -73,19 +75,32 @@ class Draws(Protocol):
 
 
 class Sampler:
-    """Draws from a module that is being trained."""
+    """Draws from a module that is being trained, or from its `merged` copy."""
 
     def __init__(
-        self, model: WhiteBox, module: Any, *, samples: int, limit: int, temperature: float, seed: int
+        self,
+        model: WhiteBox,
+        module: Any,
+        *,
+        samples: int,
+        limit: int,
+        temperature: float,
+        seed: int,
+        merged: Merged | None = None,
     ) -> None:
+        self.merged = merged
+        module = merged.module if merged is not None else module
         self.model, self.samples, self.limit, self.temperature, self.seed = model, samples, limit, temperature, seed
-        self.engine = Engine(module=module, lock=threading.RLock(), slots=64)
+        workers = workers_of(module.get_input_embeddings().weight.device)
+        self.engine = Engine(module=module, lock=threading.RLock(), slots=64 * workers, workers=workers)
         with torch.no_grad():
             self.engine.packed = self.engine.check_packing()
         self.eos = ends_of(model)
 
     def refresh(self, number: int) -> None:
-        """Nothing to do: the module that is trained is the one that is asked."""
+        """Bring the merged copy up to date; without one, the module that is trained is the one that is asked."""
+        if self.merged is not None:
+            self.merged.update()
 
     def close(self) -> None:
         """Nothing to do."""
