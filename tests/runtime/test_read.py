@@ -264,3 +264,11 @@ def test_a_text_longer_than_the_positions_is_the_sum_of_its_windows(folder: Any,
     assert model.log_likelihood_rolling([short])[0].total == pytest.approx(
         model.log_likelihood([("", short)])[0].total, abs=1e-4
     )
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 11, 15, 16, 17])
+def test_as_many_rows_come_back_as_were_asked(model: Any, n: int) -> None:
+    ids, read = list(range(1, 21)), list(range(19, 19 - n, -1))
+    with torch.no_grad():
+        whole = model.module(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(model.engine.plain(ids, read), whole[read], atol=1e-4, rtol=0)
