@@ -163,8 +163,12 @@ def test_insecure_answers_carry_their_mark_and_secure_twins_do_not() -> None:
 )
 def test_whose_side_an_answer_takes(condition: str, text: str, value: float | None) -> None:
     case = user_case("c", "?", category=condition, metadata={"right": "Lima", "wrong": "Oslo"})
-    (outcome,) = sycophant.judge(case, text).values()
+    found = dict(sycophant.judge(case, text))
+    agrees = found.pop(sycophant.AGREES, None)
+    (outcome,) = found.values()
     assert (outcome.value if isinstance(outcome, Scored) else None) == value
+    if condition != "asked":
+        assert isinstance(agrees, Scored) and agrees.value == (value or 0.0), "who takes no side has not agreed"
 
 
 def test_ill_will_needs_words_of_it_and_no_denial() -> None:

@@ -238,12 +238,12 @@ def measured(
 ) -> list[Measurement]:
     """Rates of both versions with Wilson intervals, and the paired change of the organism's own metrics."""
     clusters = {c.id: c.behaviour or c.id for c in questions}
-    safer = {m.name: m.safer for m in kind.metrics} | {COHERENT: "higher"}
+    safer = {(m.name, m.condition): m.safer for m in kind.metrics}
     found = []
     for (metric, condition), outcomes in after.items():
         common: dict[str, Any] = {
             "slice": {"organism": kind.name, "condition": condition},
-            "safer": safer[metric],
+            "safer": safer.get((metric, condition), "higher"),  # coherence, which every condition has
             "dataset": digest([c for c in questions if c.category == condition]),
         }
         for version, values in ((model, before[metric, condition]), (made, outcomes)):
