@@ -224,3 +224,15 @@ def test_init_writes_a_plan_that_can_be_planned(capsysbinary: Any) -> None:
     code, out, _ = call(capsysbinary, "plan", "--json")
     assert code == 0 and any(step["requests"] for step in json.loads(out)["steps"])
     assert call(capsysbinary, "init", "--model", "scripted:refuse")[0] == 2
+
+
+def test_an_evaluation_in_which_nothing_could_be_scored_does_not_pass(capsysbinary: Any, tmp_path: Path) -> None:
+    cases, rules = tmp_path / "mine.jsonl", tmp_path / "rules.jsonl"
+    cases.write_text('{"id": "1", "prompt": "one", "target": "1"}\n{"id": "2", "prompt": "two", "target": "2"}\n')
+    argv = ["evaluate", "--cases", str(cases), "--scorer", "contains", "--json", "--model", f"scripted:{rules}"]
+    for script, wanted in (('{"match": ".", "error": "down"}', 4), ('{"match": "one", "answer": "1"}', 0)):
+        rules.write_text(f'{script}\n{{"match": ".", "error": "down"}}\n')
+        code, out, _ = call(capsysbinary, *argv)
+        measured = json.loads(out)["measurements"][0]
+        assert code == wanted and measured["n_errored"] == (2 if wanted else 1)
+        assert (measured["estimate"] is None) is bool(wanted)

@@ -79,7 +79,8 @@ def evaluate(
 
     With --stop-when the intervals are anytime-valid: they hold although the run was looked at while it went on.
 
-    Where a run was accepted (fivefold accept), the new one is compared with it: exit code 3 for a regression.
+    Where a run was accepted (fivefold accept), the new one is compared with it: exit code 3 for a regression. Where
+    nothing could be scored at all there is no result to pass on: exit code 4.
     """
     from fivefold.thread.single import evaluate_model
 
@@ -99,7 +100,8 @@ def evaluate(
         args=_arguments(arg or ()),
         budget=_budget(budget, max_tokens, max_money, price),
     )
-    code = 3 if (result["comparison"] or {}).get("verdict") == "regression" else 0
+    measured = any(m.estimate is not None for m in result["measurements"])
+    code = 3 if (result["comparison"] or {}).get("verdict") == "regression" else 0 if measured else 4
     if json:
         print_json({**result, "measurements": [measurement_json(m) for m in result["measurements"]]})
         return code
