@@ -181,7 +181,7 @@ def test_a_judge_that_fails_is_neither_hit_nor_pass(capsysbinary: Any, tmp_path:
         "--json",
     )
     first = json.loads(out)["measurements"][0]
-    assert code == 0 and first["estimate"] is None and first["n_errored"] == 3 and first["n_scored"] == 0
+    assert code == 4 and first["estimate"] is None and first["n_errored"] == 3 and first["n_scored"] == 0
 
 
 def test_verify_needs_a_store_and_proves_one(capsysbinary: Any) -> None:
