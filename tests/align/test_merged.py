@@ -10,7 +10,7 @@ import torch
 
 from _items import random_items
 from fivefold.align._adapter import Lora, causal_lm, trainable, trainable_copy
-from fivefold.align._merged import Merged, mergeable
+from fivefold.align._merged import merged
 from fivefold.align._pack import pack
 from fivefold.align._policy import answer_logps
 from fivefold.align._rollouts import Sampler
@@ -34,40 +34,40 @@ def move(trained: Any) -> None:
 def test_a_merged_copy_computes_what_the_policy_does_and_follows_it(model: Any, changes: dict[str, Any]) -> None:
     before = copy.deepcopy(model.module.state_dict())
     trained = policy(model, **changes)
-    merged, row = Merged(trained, model.module), pack(random_items(3, 2))
+    copied, row = merged(trained, model.module), pack(random_items(3, 2))
+    assert copied is not None
     with torch.no_grad():
-        old = answer_logps(merged.module, row)
+        old = answer_logps(copied.module, row)
         torch.testing.assert_close(old, answer_logps(causal_lm(trained), row), atol=1e-4, rtol=0)
         move(trained)
-        torch.testing.assert_close(answer_logps(merged.module, row), old)
-        merged.update()
-        new = answer_logps(merged.module, row)
+        torch.testing.assert_close(answer_logps(copied.module, row), old)
+        copied.update()
+        new = answer_logps(copied.module, row)
         torch.testing.assert_close(new, answer_logps(causal_lm(trained), row), atol=1e-4, rtol=0)
     assert (new - old).abs().max() > 0.01
     assert all(torch.equal(before[k], v) for k, v in model.module.state_dict().items())
     shared = {p.data_ptr() for p in model.module.parameters()}
-    own = [p for p in merged.module.parameters() if p.data_ptr() not in shared]
+    own = [p for p in copied.module.parameters() if p.data_ptr() not in shared]
     assert len(own) == len({n.rsplit(".lora_", 1)[0] for n in trainable(trained)})
 
 
 def test_a_sampler_draws_from_the_policy_as_it_is_when_refreshed(model: Any) -> None:
     trained, case = policy(model), user_case("a", "b c d")
     how: dict[str, Any] = {"samples": 4, "limit": 5, "temperature": 1.0, "seed": 0}
-    merged = Sampler(model, causal_lm(trained), merged=Merged(trained, model.module), **how)
+    from_copy = Sampler(model, causal_lm(trained), merged=merged(trained, model.module), **how)
+    assert from_copy.merged is not None
     plain = Sampler(model, causal_lm(trained), **how)
-    first = merged.draw([case], 0)
+    first = from_copy.draw([case], 0)
     assert first == plain.draw([case], 0)
     move(trained)
-    assert merged.draw([case], 0) == first
-    merged.refresh(1)
-    assert merged.draw([case], 0) == plain.draw([case], 0) != first
+    assert from_copy.draw([case], 0) == first
+    from_copy.refresh(1)
+    assert from_copy.draw([case], 0) == plain.draw([case], 0) != first
 
 
 def test_only_plain_lora_alone_is_merged(model: Any) -> None:
-    assert mergeable(policy(model))
-    assert not mergeable(policy(model, dora=True)) and not mergeable(policy(model, dropout=0.1))
-    assert not mergeable(model.module)
+    assert merged(policy(model), model.module) is not None
     more = copy.deepcopy(policy(model))
     causal_lm(more).get_input_embeddings().weight.requires_grad_(True)
-    assert not mergeable(more)
-    assert not mergeable(copy.deepcopy(policy(model)).to("meta"))
+    others = [policy(model, dora=True), policy(model, dropout=0.1), more, copy.deepcopy(policy(model)).to("meta")]
+    assert all(merged(other, model.module) is None for other in [model.module, *others])

@@ -59,16 +59,18 @@ def test_every_row_sees_what_its_block_allows_and_once(cut: None, seed: int) -> 
     assert torch.equal(seen_in(row.pieces, len(row.tokens)), wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("heads", "native"), itertools.product([(4, 4), (6, 2)], [True, False]))
 def test_values_and_gradients_are_those_of_a_masked_softmax(
-    cut: None, monkeypatch: pytest.MonkeyPatch, heads: tuple[int, int], native: bool
+    cut: None, monkeypatch: pytest.MonkeyPatch, heads: tuple[int, int], native: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(_pieces, "NATIVE_GROUPS", native and _pieces.NATIVE_GROUPS)
     row = pack(branching(7))
     assert row.pieces is not None
     rows, torch_rng = len(row.tokens), torch.Generator().manual_seed(0)
-    given = [torch.randn(1, h, rows, 8, generator=torch_rng).requires_grad_() for h in (heads[0], heads[1], heads[1])]
-    target = torch.randn(1, rows, heads[0], 8, generator=torch_rng)
+    made = [torch.randn(1, h, rows, 8, generator=torch_rng, dtype=dtype) for h in (heads[0], heads[1], heads[1])]
+    given = [x.requires_grad_() for x in made]
+    target = torch.randn(1, rows, heads[0], 8, generator=torch_rng, dtype=dtype)
     ours = attend_in_pieces(given[0], given[1], given[2], row.pieces, 0.3)
     q, k, v = given[0], *(x.repeat_interleave(heads[0] // heads[1], dim=1) for x in given[1:])
     scores = (q @ k.transpose(-1, -2) * 0.3).masked_fill(seen_in(row.pieces, rows) == 0, float("-inf"))

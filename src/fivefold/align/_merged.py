@@ -7,60 +7,61 @@ A merged copy has neither cost: once a round every adapted weight becomes W + s 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fivefold.align._adapter import causal_lm, packed_copy, trainable
 from fivefold.align._lora import is_plain
 
 
+@dataclass(frozen=True)
 class Merged:
-    """`module`: what `trained` (a peft model over the frozen `base`) computes, as of the last `update`, without an adapter.
+    """`module` computes what a policy did at the last `update`, without an adapter. `layers`: each adapted layer of the policy
+    with the weight [I, O] that stands for it, memory beside the policy's; all else is shared with its base."""
 
-    Takes as much memory as the adapted weights; all others are shared with `base`.
-    """
-
-    def __init__(self, trained: Any, base: Any) -> None:
-        self.module = packed_copy(base).requires_grad_(False)
-        self._layers: list[tuple[Any, torch.Tensor]] = []
-        for name, layer in _adapted(trained):
-            linear = self.module.get_submodule(name)
-            merged = layer.get_base_layer().weight.detach().t().contiguous()
-            linear.weight = nn.Parameter(merged.t(), requires_grad=False)
-            self._layers.append((layer, merged))
-        self.update()
+    module: Any
+    layers: Sequence[tuple[Any, Tensor]]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take over the adapter as it is now."""
-        for layer, merged in self._layers:
-            name = layer.active_adapters[0]
-            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-            torch.addmm(layer.get_base_layer().weight.t(), a.t(), b.t(), alpha=layer.scaling[name], out=merged)
+        for layer, weight in self.layers:
+            base, a, b = _factors(layer)
+            scale = layer.scaling[layer.active_adapters[0]]
+            torch.addmm(base.t(), a.t(), b.t(), alpha=scale, out=weight)
 
 
-def mergeable(trained: Any) -> bool:
-    """Whether a policy on a CPU is plain LoRA in the weights' own dtype, and nothing else of it is trained."""
-    layers = [layer for _, layer in _adapted(trained)]
-    if not layers or not all(is_plain(layer) for layer in layers):
-        return False
-    factors = {
-        id(p)
-        for layer in layers
-        for n in layer.active_adapters
-        for p in (layer.lora_A[n].weight, layer.lora_B[n].weight)
-    }
-    same = all(
-        layer.lora_A[layer.active_adapters[0]].weight.dtype == layer.get_base_layer().weight.dtype for layer in layers
-    )
-    on_cpu = all(layer.get_base_layer().weight.device.type == "cpu" for layer in layers)
-    return same and on_cpu and {id(p) for p in trainable(trained).values()} <= factors
-
-
-def _adapted(trained: Any) -> list[tuple[str, Any]]:
-    """Every adapted layer with its place in the model."""
+def merged(trained: Any, base: Any) -> Merged | None:
+    """A merged copy of `trained`, a peft model over `base`; None unless all that is trained is plain LoRA on a CPU, in the
+    dtype of its weights."""
     from peft.tuners.lora import LoraLayer
 
-    return [(name, layer) for name, layer in causal_lm(trained).named_modules() if isinstance(layer, LoraLayer)]
+    adapted = [(n, m) for n, m in causal_lm(trained).named_modules() if isinstance(m, LoraLayer)]
+    if not all(is_plain(layer) and _fits(layer) for _, layer in adapted):
+        return None
+    known = {id(p) for _, layer in adapted for p in _factors(layer)}
+    if not adapted or not {id(p) for p in trainable(trained).values()} <= known:
+        return None
+    module, layers = packed_copy(base), []
+    for name, layer in adapted:
+        weight = torch.empty_like(_factors(layer)[0].t(), memory_format=torch.contiguous_format)
+        module.get_submodule(name).weight = nn.Parameter(weight.t(), requires_grad=False)
+        layers.append((layer, weight))
+    made = Merged(module, layers)
+    made.update()
+    return made
+
+
+def _factors(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """W [O, I], A [r, I] and B [O, r] of a plain layer."""
+    name = layer.active_adapters[0]
+    return layer.get_base_layer().weight, layer.lora_A[name].weight, layer.lora_B[name].weight
+
+
+def _fits(layer: Any) -> bool:
+    base, a, _ = _factors(layer)
+    return base.dtype == a.dtype and base.device.type == "cpu"

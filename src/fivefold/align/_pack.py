@@ -161,7 +161,7 @@ def _in_pieces(trees: Sequence[tuple[int, _Tree]], shared: int, rows: int) -> Pi
 
 
 def _joined(parts: Sequence[Piece]) -> list[Piece]:
-    """Neighbours that see the same rows beside themselves, as one."""
+    """Neighbours that see the same rows beside themselves, as one; every row's own piece stands before these."""
     joined = [piece for piece in parts if piece.own]
     for piece in sorted((p for p in parts if not p.own), key=lambda p: (p.first, p.last, p.start)):
         last = joined[-1]

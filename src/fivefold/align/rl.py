@@ -30,7 +30,7 @@ from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora, causal_lm, packed_copy, save_trained, trainable, trainable_copy
 from fivefold.align._loop import TrainConfig, checkpoint_due, diverged, learning_rate, restore, seeded, snapshot
 from fivefold.align._lower import Lower, first_trained, lifted
-from fivefold.align._merged import Merged, mergeable
+from fivefold.align._merged import merged
 from fivefold.align._pack import Item, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.align._processes import one_process
@@ -275,8 +275,7 @@ class _Learner:
         }
         if config.vllm is not None:
             return VLLMSampler(model, self.trained, config.vllm, out / "served", **how)
-        merged = Merged(self.trained, model.module) if mergeable(self.trained) else None
-        return Sampler(model, self.module, merged=merged, **how)
+        return Sampler(model, self.module, merged=merged(self.trained, model.module), **how)
 
     def params(self) -> dict[str, torch.nn.Parameter]:
         """Everything that is trained, by name."""

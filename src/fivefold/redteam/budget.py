@@ -51,8 +51,11 @@ class SpendCap:
 
 
 def tokens_of(answer: Completion | Likelihood) -> int:
-    """Tokens that an answer took: of the prompt and the answer, or of the texts that were read."""
-    return answer.read if isinstance(answer, Likelihood) else answer.usage.prompt + answer.usage.completion
+    """Tokens that an answer took: of the prompt and the answer, or of the texts that were read (of the continuation alone,
+    where the model does not say more)."""
+    if isinstance(answer, Completion):
+        return answer.usage.prompt + answer.usage.completion
+    return answer.n_tokens if answer.read is None else answer.read
 
 
 class Purse:

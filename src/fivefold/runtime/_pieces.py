@@ -12,7 +12,6 @@ Shapes: T rows, H query heads, G key/value heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -48,8 +47,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pieces:
-    """All of a row: every row is in one piece of its own, and what else it sees is in others. `reach` is the highest
-    position of a token."""
+    """All of a row: every row is in one piece of its own, and what else it sees is in others, which stand after all of these
+    (they add to what those write). `reach` is the highest position of a token."""
 
     parts: tuple[Piece, ...]
     reach: int
@@ -68,8 +67,8 @@ class _InPieces(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: Pieces, scale: float) -> Tensor:
         _, heads, rows, width = query.shape
         out = query.new_empty(1, rows, heads, width)
-        lse = torch.empty(1, rows, heads, dtype=torch.float32)
-        for piece in _own_first(pieces):
+        lse = torch.empty(1, rows, heads, dtype=torch.promote_types(query.dtype, torch.float32))
+        for piece in pieces.parts:
             at, seen = slice(piece.start, piece.stop), slice(piece.first, piece.last)
             part, weight = _forward(query[:, :, at], key[:, :, seen], value[:, :, seen], 0.0, piece.own, scale=scale)
             part, weight = part.transpose(1, 2), weight.transpose(1, 2)
@@ -86,7 +85,7 @@ class _InPieces(torch.autograd.Function):
         query, key, value, out, lse = ctx.saved_tensors
         grad, out, lse = (x.transpose(1, 2) for x in (grads[0], out, lse))
         found = [torch.empty_like(x) for x in (query, key, value)]
-        for piece in _own_first(ctx.pieces):
+        for piece in ctx.pieces.parts:
             at, seen = slice(piece.start, piece.stop), slice(piece.first, piece.last)
             parts = _backward(
                 *(x[:, :, at] for x in (grad, query)),
@@ -102,11 +101,6 @@ class _InPieces(torch.autograd.Function):
                 else:
                     whole[:, :, where] += part
         return found[0], found[1], found[2], None, None
-
-
-def _own_first(pieces: Pieces) -> Sequence[Piece]:
-    """Every row's own piece writes what the others add to."""
-    return sorted(pieces.parts, key=lambda piece: not piece.own)
 
 
 def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:

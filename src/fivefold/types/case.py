@@ -97,11 +97,11 @@ class Completion:
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
     """Log-probability of a continuation given a context, in nats. `greedy`: each token was the most likely one. `read`: tokens
-    of context and continuation, for what was spent; 0 where the model does not say."""
+    of context and continuation, for what was spent; None where the model does not say."""
 
     total: float
     n_tokens: int
     n_bytes: int
     greedy: bool
     model: str
-    read: int = 0
+    read: int | None = None
