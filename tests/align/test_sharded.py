@@ -32,7 +32,7 @@ LORA = Lora(r=3, alpha=8, dropout=0.1)
 GIVEN = {"epochs": 2, "batch_items": 6, "row_tokens": 24, "checkpoint_steps": 1}
 
 SCRIPT = """
-import gc, json, os, sys
+import gc, json, os, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
 import torch
@@ -50,13 +50,20 @@ def alive():
     found = [o.untyped_storage() for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter)]
     return sum({{s.data_ptr(): s.nbytes() for s in found}}.values())
 
+def remaining(before, enough):
+    # gloo's own thread lets go of what it has gathered when it gets to it: it had not yet on a busy machine
+    until = time.monotonic() + 20
+    while (more := alive() - before) >= enough and time.monotonic() < until:
+        time.sleep(0.1)
+    return more
+
 split, held = Shards.split, {{}}
 def weighed(self, trained, *beside):
     whole = sum(p.nbytes for p in trained.parameters())
     before = alive()
     split(self, trained, *beside)
     if not held:
-        held.update(whole=whole, more=alive() - before)
+        held.update(whole=whole, more=remaining(before, 0.55 * whole))
         own = sum(p.to_local().nbytes for p in trained.parameters())
         (out / f"held{{rank}}.json").write_text(json.dumps({{**held, "own": own}}))
 
