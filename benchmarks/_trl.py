@@ -1,20 +1,25 @@
 """What the comparisons with TRL share: the same weights, adapters, token ids and settings on both sides; float32, LoRA.
 
 TRL prepares its data itself, and its token ids are then given to ours, so that both sides see the same tokens. Its adapter
-is drawn with both factors random (so that losses and gradients are not those of the start) and copied into ours. TRL's
-gradient checkpointing, which costs it a second forward pass, is off. CPU-seconds of a step are counted from the step's
-start to its end on both sides: forward, backward, clipping, optimiser.
+is drawn with both factors random (so that losses and gradients are not those of the start) and copied into ours. TRL runs
+twice: as it comes, which is with gradient checkpointing (less memory for a second forward pass), and without. CPU-seconds of
+a step are counted from the step's start to its end on all sides: forward, backward, clipping, optimiser. Memory is what the
+first step takes at its peak beyond what the process held before it.
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from _common import emit
 from transformers import TrainerCallback
 
 from fivefold.align._adapter import Lora, trainable, trainable_copy
@@ -56,7 +61,6 @@ def settings(config: Any, batch: int, steps: int, **more: Any) -> Any:
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "bf16": False,
-        "gradient_checkpointing": False,
         "use_cpu": True,
         "report_to": "none",
         "save_strategy": "no",
@@ -83,20 +87,55 @@ def randomise(module: Any) -> None:
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.02)
 
 
-class Watch(TrainerCallback):
-    """CPU-seconds of each of TRL's steps, and the gradient of the first before it is clipped."""
+def _resident(which: str) -> float:
+    """MiB that this process holds (`VmRSS`), or held at most since `at_rest` (`VmHWM`)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
 
-    def __init__(self) -> None:
+
+def at_rest() -> float:
+    """Give back what is free and count peaks from here on; returns the MiB that are held."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident("VmRSS")
+
+
+def above(rest: float) -> float:
+    """MiB that were held at most since `at_rest` gave `rest`, beyond it."""
+    return _resident("VmHWM") - rest
+
+
+class Watch(TrainerCallback):
+    """Of TRL's steps of `n` items: CPU-seconds of each, and of the first the gradient before it is clipped and the memory."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
         self.seconds: list[float] = []
         self.gradient: dict[str, torch.Tensor] = {}
-        self.model: Any = None
-        self._began = 0.0
+        self.peak = 0.0
+        self._began = self._rest = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._rest = 0.0 if self.seconds else at_rest()
         self._began = time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds.append(time.process_time() - self._began)
+        if self._rest:
+            self.peak = above(self._rest)
+
+    def rate(self) -> float:
+        """Items a CPU-second, in the fastest step."""
+        return self.n / min(self.seconds)
+
+
+def prepared(trainer: Any, n: int) -> Watch:
+    """TRL's trainer of steps of `n` items, ready to run: the adapter drawn, and what watches it."""
+    watch = Watch(n)
+    randomise(trainer.model)
+    capture(trainer, watch)
+    return watch
 
 
 def capture(trainer: Any, watch: Watch) -> None:
@@ -140,8 +179,9 @@ def same_gradient(ours: dict[str, torch.nn.Parameter], theirs: dict[str, torch.T
 def stepping(params: dict[str, torch.nn.Parameter], backward: Callable[[], float], steps: int) -> dict[str, Any]:
     """Our steps: loss of the first, its gradient's holders, CPU-seconds of each."""
     optimizer = torch.optim.AdamW(params.values(), lr=1e-5, weight_decay=0.0)
-    seconds, losses, gradient = [], [], {}
+    seconds, losses, gradient, peak = [], [], {}, 0.0
     for _ in range(steps):
+        rest = 0.0 if seconds else at_rest()
         began = time.process_time()
         losses.append(backward())
         if not gradient:
@@ -150,9 +190,10 @@ def stepping(params: dict[str, torch.nn.Parameter], backward: Callable[[], float
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.process_time() - began)
+        peak = above(rest) if rest else peak
     for name, p in params.items():
         p.grad = gradient.get(name)
-    return {"loss": losses[0], "seconds": min(seconds)}
+    return {"loss": losses[0], "seconds": min(seconds), "peak": peak}
 
 
 def fresh(model: Any) -> Any:
@@ -162,7 +203,7 @@ def fresh(model: Any) -> Any:
     return made.requires_grad_(True).train()
 
 
-def report(ours: dict[str, Any], loss: float, gradient: float, theirs: float, **more: Any) -> dict[str, Any]:
+def report(ours: dict[str, Any], loss: float, gradient: float, **more: Any) -> dict[str, Any]:
     """The agreement that is printed beside the ratio; 1e-3 is what counts as the same in float32."""
     off = abs(ours["loss"] - loss) / max(abs(loss), 1e-6)
     return {
@@ -170,7 +211,25 @@ def report(ours: dict[str, Any], loss: float, gradient: float, theirs: float, **
         "loss_ours": round(ours["loss"], 6),
         "loss_theirs": round(loss, 6),
         "gradient_difference": round(gradient, 8),
-        "ours_cpu_s": round(ours["seconds"], 2),
-        "theirs_cpu_s": round(theirs, 2),
         **more,
     }
+
+
+def beside(
+    name: str,
+    unit: str,
+    trainer: str,
+    sides: tuple[Watch, Watch],
+    agreement: dict[str, Any],
+    ours: dict[str, Any],
+    rate: float,
+) -> None:
+    """Two lines: our `rate` beside TRL's as it comes, and beside TRL's without gradient checkpointing."""
+    for way, watch in zip(("as it comes (gradient checkpointing)", "gradient checkpointing off"), sides, strict=True):
+        figures = {
+            "ours_cpu_s": round(ours["seconds"], 2),
+            "theirs_cpu_s": round(min(watch.seconds), 2),
+            "ours_peak_mib": round(ours["peak"]),
+            "theirs_peak_mib": round(watch.peak),
+        }
+        emit(name, f"trl {trainer}, LoRA, {way}", unit, rate, watch.rate(), agreement | figures, "trl")

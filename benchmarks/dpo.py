@@ -1,17 +1,30 @@
 """A DPO step against TRL's DPOTrainer: same pairs, adapter and settings; the reference pass is counted on both sides.
 
 `BENCH_LIMIT` pairs are one step. TRL computes the reference inside every step; ours computes it once for a whole run, so
-the ratio counts our reference pass as if there were one epoch. `without_reference_pass` leaves it out.
+the first two lines count our reference pass as if there were one epoch, and the last two leave it out.
 """
 
 from __future__ import annotations
 
-from _common import emit, limit, one_thread, timed
+from typing import Any
+
+from _common import limit, one_thread, timed
 
 one_thread()
 
 import torch  # noqa: E402
-from _trl import Watch, capture, fresh, peft_config, randomise, report, same_gradient, settings, stepping, triples, twin  # noqa: E402
+from _trl import (  # noqa: E402
+    beside,
+    fresh,
+    peft_config,
+    prepared,
+    report,
+    same_gradient,
+    settings,
+    stepping,
+    triples,
+    twin,
+)
 
 from fivefold.align._adapter import adapter_off, causal_lm  # noqa: E402
 from fivefold.align._pack import Item  # noqa: E402
@@ -25,23 +38,28 @@ def main() -> None:
     from trl import DPOConfig, DPOTrainer
 
     model, n, steps = load("smollm2"), limit(8), 2
-    watch = Watch()
-    trainer = DPOTrainer(
-        model=fresh(model),
-        args=settings(DPOConfig, n, steps, beta=0.1, max_length=None),
-        train_dataset=Dataset.from_list(triples(n)),
-        processing_class=model.tokenizer,
-        peft_config=peft_config(),
-    )
-    randomise(trainer.model)
-    capture(trainer, watch)
-    rows = list(trainer.train_dataset)
+
+    def peer(**more: Any) -> Any:
+        return DPOTrainer(
+            model=fresh(model),
+            args=settings(DPOConfig, n, steps, beta=0.1, max_length=None, **more),
+            train_dataset=Dataset.from_list(triples(n)),
+            processing_class=model.tokenizer,
+            peft_config=peft_config(),
+        )
+
+    trainer = peer(gradient_checkpointing=False)
+    plain = prepared(trainer, n)
     items = [
-        Item(prompt=tuple(r["prompt_ids"]), answers=(tuple(r["chosen_ids"]), tuple(r["rejected_ids"]))) for r in rows
+        Item(prompt=tuple(r["prompt_ids"]), answers=(tuple(r["chosen_ids"]), tuple(r["rejected_ids"])))
+        for r in trainer.train_dataset
     ]
     trained, params = twin(model, trainer.model)
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
+    trainer = peer()
+    common = prepared(trainer, n)
+    trainer.train()
     config = TrainConfig(loss="dpo", row_tokens=1024)
 
     def reference() -> list[list[torch.Tensor]]:
@@ -50,25 +68,10 @@ def main() -> None:
 
     known, spent = timed(reference)
     ours = stepping(params, lambda: backward(trained, items, known, config, dpo, dpo.Config(), None)[0], steps)
-    theirs = min(watch.seconds)
-    agreement = report(
-        ours,
-        loss,
-        same_gradient(params, watch.gradient),
-        theirs,
-        pairs=n,
-        reference_pass_cpu_s=round(spent, 2),
-        without_reference_pass=round(theirs / ours["seconds"], 2),
-    )
-    emit(
-        "dpo",
-        "trl DPOTrainer, LoRA",
-        "pairs per CPU-second",
-        n / (ours["seconds"] + spent),
-        n / theirs,
-        agreement,
-        "trl",
-    )
+    gradient = same_gradient(params, plain.gradient)
+    agreement = report(ours, loss, gradient, pairs=n, reference_pass_cpu_s=round(spent, 2))
+    for name, seconds in (("dpo", ours["seconds"] + spent), ("dpo, reference pass known", ours["seconds"])):
+        beside(name, "pairs per CPU-second", "DPOTrainer", (common, plain), agreement, ours, n / seconds)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import emit, limit, one_thread, timed
+from _common import limit, one_thread, timed
 
 one_thread()
 
 import torch  # noqa: E402
-from _trl import LORA, Watch, capture, fresh, peft_config, randomise, report, same_gradient, settings, triples, twin  # noqa: E402
+from _trl import (  # noqa: E402
+    LORA,
+    Watch,
+    above,
+    at_rest,
+    beside,
+    fresh,
+    peft_config,
+    prepared,
+    report,
+    same_gradient,
+    settings,
+    triples,
+    twin,
+)
 
 from fivefold.align._pack import Item  # noqa: E402
 from fivefold.align._rollouts import Drawn, collect  # noqa: E402
@@ -42,48 +56,53 @@ def main() -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     model, n = load("smollm2"), limit(2)
-    watch, seen = Watch(), list[dict[str, Any]]()
     texts = [t["prompt"] for t in triples(n)]
-    trainer = GRPOTrainer(
-        model=fresh(model),
-        reward_funcs=lambda completion_ids, **_: [reward_of(ids) for ids in completion_ids],
-        args=settings(
-            GRPOConfig,
-            n * SAMPLES,
-            2,
-            num_generations=SAMPLES,
-            max_completion_length=NEW_TOKENS,
-            temperature=1.0,
-            top_k=0,
-            beta=0.04,
-            loss_type="grpo",
-        ),
-        train_dataset=Dataset.from_list([{"prompt": t} for t in texts]),
-        processing_class=model.tokenizer,
-        peft_config=peft_config(),
-    )
-    randomise(trainer.model)
-    capture(trainer, watch)
+
+    def peer(**more: Any) -> tuple[Any, Watch, list[dict[str, Any]]]:
+        sizes = {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS, "temperature": 1.0, "top_k": 0}
+        trainer = GRPOTrainer(
+            model=fresh(model),
+            reward_funcs=lambda completion_ids, **_: [reward_of(ids) for ids in completion_ids],
+            args=settings(GRPOConfig, n * SAMPLES, 2, **sizes, beta=0.04, loss_type="grpo", **more),
+            train_dataset=Dataset.from_list([{"prompt": t} for t in texts]),
+            processing_class=model.tokenizer,
+            peft_config=peft_config(),
+        )
+        return trainer, prepared(trainer, 1), kept(trainer)
+
+    trainer, plain, seen = peer(gradient_checkpointing=False)
+    learner = learner_of(model, trainer.model, n)
+    trainer.train()
+    agreement = compared(learner, seen[0], plain, trainer.state.log_history[0]["loss"])
+    per_token(plain, seen)
+    learner = learner_of(model, trainer.model, n)
+    trainer, common, seen = peer()
+    trainer.train()
+    per_token(common, seen)
+    ours = ours_step(learner, model, texts)
+    agreement |= {"tokens": ours["tokens"], "ours_drawing_cpu_s": round(ours["drawing"], 2)}
+    rate = ours["tokens"] / ours["seconds"]
+    beside("grpo", "tokens per CPU-second", "GRPOTrainer", (common, plain), agreement, ours, rate)
+
+
+def kept(trainer: Any) -> list[dict[str, Any]]:
+    """The samples of each of TRL's steps, as they come."""
+    seen = list[dict[str, Any]]()
     generate = trainer._generate_and_score_completions
 
-    def kept(inputs: Any) -> Any:
+    def keeping(inputs: Any) -> Any:
         seen.append(generate(inputs))
         return seen[-1]
 
-    trainer._generate_and_score_completions = kept
-    learner = learner_of(model, trainer.model, n)
-    trainer.train()
-    agreement = compared(learner, seen[0], watch, trainer.state.log_history[0]["loss"])
+    trainer._generate_and_score_completions = keeping
+    return seen
+
+
+def per_token(watch: Watch, seen: list[dict[str, Any]]) -> None:
+    """Keep the step that took least for each token that it generated."""
     made = [int(s["completion_mask"].sum()) for s in seen]
-    theirs = min(s / m for s, m in zip(watch.seconds, made, strict=False))
-    learner = learner_of(model, trainer.model, n)
-    tokens, seconds = ours_step(learner, model, texts)
-    agreement |= {
-        "ours_cpu_s": round(seconds, 2),
-        "theirs_cpu_s": round(min(watch.seconds), 2),
-        "tokens": [tokens, *made],
-    }
-    emit("grpo", "trl GRPOTrainer, LoRA", "tokens per CPU-second", tokens / seconds, 1 / theirs, agreement, "trl")
+    seconds, watch.n = min(zip(watch.seconds, made, strict=False), key=lambda step: step[0] / step[1])
+    watch.seconds = [seconds]
 
 
 def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
@@ -120,23 +139,24 @@ def compared(learner: _Learner, theirs: dict[str, Any], watch: Watch, loss: floa
     for b in range(count):
         total += learner._row(drawn, [b], known, advantages, None, 1 / count, _State())["loss"] / count
     params = dict(learner.policy)
-    return report({"loss": total, "seconds": 0.0}, loss, same_gradient(params, watch.gradient), 0.0, prompts=count)
+    return report({"loss": total}, loss, same_gradient(params, watch.gradient), prompts=count)
 
 
-def ours_step(learner: _Learner, model: Any, texts: list[str]) -> tuple[int, float]:
-    """Generated tokens and CPU-seconds of one whole round."""
+def ours_step(learner: _Learner, model: Any, texts: list[str]) -> dict[str, Any]:
+    """Generated tokens, CPU-seconds (drawing apart), and peak memory of one whole round."""
     learner.optimizer.zero_grad()
     asked = [t.split("user\n", 1)[1].split("<|im_end|>", 1)[0] for t in texts]
     cases = [user_case(str(i), t) for i, t in enumerate(asked)]
 
-    def step() -> Drawn:
+    def draw() -> Drawn:
         reward = each(lambda s: reward_of(s.tokens))
-        drawn = collect(learner.sampler, cases, reward, None, first=0, count=len(cases), number=0, tries=0)
-        learner.learn(drawn, _State(), 0)
-        return drawn
+        return collect(learner.sampler, cases, reward, None, first=0, count=len(cases), number=0, tries=0)
 
-    drawn, seconds = timed(step)
-    return sum(len(a) for item in drawn.items for a in item.answers), seconds
+    rest = at_rest()
+    drawn, drawing = timed(draw)
+    _, updating = timed(lambda: learner.learn(drawn, _State(), 0))
+    tokens = sum(len(a) for item in drawn.items for a in item.answers)
+    return {"tokens": tokens, "drawing": drawing, "seconds": drawing + updating, "peak": above(rest)}
 
 
 if __name__ == "__main__":

@@ -7,20 +7,20 @@ turn, which TRL puts behind every answer, so its side gets another padding token
 from __future__ import annotations
 
 import copy
+from typing import Any
 
-from _common import emit, limit, one_thread
+from _common import limit, one_thread
 
 one_thread()
 
 import torch  # noqa: E402
 from _trl import (  # noqa: E402
     LORA,
-    Watch,
-    capture,
+    beside,
     fresh,
     peft_config,
     plain,
-    randomise,
+    prepared,
     report,
     same_gradient,
     settings,
@@ -45,23 +45,25 @@ def main() -> None:
     from trl import RewardConfig, RewardTrainer
 
     model, n, steps = load("smollm2"), limit(8), 2
-    watch = Watch()
     config = fresh(model).config
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.pad_token = PADDING
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
-    judge = LlamaForSequenceClassification(config)
-    judge.model.load_state_dict(model.module.model.state_dict())
     data = [{k: t["prompt"] + t[k] for k in ("chosen", "rejected")} for t in triples(n)]
-    trainer = RewardTrainer(
-        model=judge,
-        args=settings(RewardConfig, n, steps, max_length=None),
-        train_dataset=Dataset.from_list(data),
-        processing_class=tokenizer,
-        peft_config=peft_config("SEQ_CLS"),
-    )
-    randomise(trainer.model)
-    capture(trainer, watch)
+
+    def peer(**more: Any) -> Any:
+        judge = LlamaForSequenceClassification(config)
+        judge.model.load_state_dict(model.module.model.state_dict())
+        return RewardTrainer(
+            model=judge,
+            args=settings(RewardConfig, n, steps, max_length=None, **more),
+            train_dataset=Dataset.from_list(data),
+            processing_class=tokenizer,
+            peft_config=peft_config("SEQ_CLS"),
+        )
+
+    trainer = peer(gradient_checkpointing=False)
+    without = prepared(trainer, n)
     items = [_item(row) for row in trainer.train_dataset]
     scalar = Scalar.fresh(model.module, LORA, 1)
     head = next(p for name, p in trainer.model.named_parameters() if "modules_to_save" in name and "score" in name)
@@ -73,6 +75,9 @@ def main() -> None:
             p.copy_(known[plain(name)])
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
+    trainer = peer()
+    common = prepared(trainer, n)
+    trainer.train()
     given, ours_config = Pairs(items=items), TrainConfig(loss="reward", row_tokens=1024)
     params = trainable(scalar.trained)
 
@@ -80,9 +85,8 @@ def main() -> None:
         return _backward(scalar, given, range(n), ours_config, reward, reward.Config())[0]
 
     ours = stepping({**params, "layers.head": scalar.head.weight}, step, steps)
-    theirs = min(watch.seconds)
-    agreement = report(ours, loss, same_gradient(params, watch.gradient), theirs, pairs=n)
-    emit("reward", "trl RewardTrainer, LoRA", "pairs per CPU-second", n / ours["seconds"], n / theirs, agreement, "trl")
+    agreement = report(ours, loss, same_gradient(params, without.gradient), pairs=n)
+    beside("reward", "pairs per CPU-second", "RewardTrainer", (common, without), agreement, ours, n / ours["seconds"])
 
 
 def _item(row: dict[str, list[int]]) -> Item:

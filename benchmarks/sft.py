@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from _common import emit, limit, one_thread
+from typing import Any
+
+from _common import limit, one_thread
 
 one_thread()
 
-from _trl import Watch, capture, fresh, peft_config, randomise, report, same_gradient, settings, stepping, triples, twin  # noqa: E402
+from _trl import (  # noqa: E402
+    beside,
+    fresh,
+    peft_config,
+    prepared,
+    report,
+    same_gradient,
+    settings,
+    stepping,
+    triples,
+    twin,
+)
 
 from fivefold.align._pack import Item  # noqa: E402
 from fivefold.align.losses import sft  # noqa: E402
@@ -19,26 +32,30 @@ def main() -> None:
     from trl import SFTConfig, SFTTrainer
 
     model, n, steps = load("smollm2"), limit(8), 2
-    watch = Watch()
     data = [{"prompt": t["prompt"], "completion": t["chosen"]} for t in triples(n)]
-    trainer = SFTTrainer(
-        model=fresh(model),
-        args=settings(SFTConfig, n, steps, completion_only_loss=True, max_length=None),
-        train_dataset=Dataset.from_list(data),
-        processing_class=model.tokenizer,
-        peft_config=peft_config(),
-    )
-    randomise(trainer.model)
-    capture(trainer, watch)
+
+    def peer(**more: Any) -> Any:
+        return SFTTrainer(
+            model=fresh(model),
+            args=settings(SFTConfig, n, steps, completion_only_loss=True, max_length=None, **more),
+            train_dataset=Dataset.from_list(data),
+            processing_class=model.tokenizer,
+            peft_config=peft_config(),
+        )
+
+    trainer = peer(gradient_checkpointing=False)
+    plain = prepared(trainer, n)
     items = [_item(row) for row in trainer.train_dataset]
     trained, params = twin(model, trainer.model)
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
+    trainer = peer()
+    common = prepared(trainer, n)
+    trainer.train()
     config = TrainConfig(loss="sft", row_tokens=1024)
     ours = stepping(params, lambda: backward(trained, items, None, config, sft, sft.Config(), None)[0], steps)
-    theirs = min(watch.seconds)
-    agreement = report(ours, loss, same_gradient(params, watch.gradient), theirs, examples=n)
-    emit("sft", "trl SFTTrainer, LoRA", "examples per CPU-second", n / ours["seconds"], n / theirs, agreement, "trl")
+    agreement = report(ours, loss, same_gradient(params, plain.gradient), examples=n)
+    beside("sft", "examples per CPU-second", "SFTTrainer", (common, plain), agreement, ours, n / ours["seconds"])
 
 
 def _item(row: dict[str, list[int]]) -> Item:
