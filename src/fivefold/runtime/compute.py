@@ -5,10 +5,15 @@ processors, GNU OpenMP then lets idle workers sleep instead of spin, and each sm
 cores, generation off the main thread took 1.4 times as long as on it. Here everything computes on one thread, whoever
 asks: event loops, attacks that meet in batches, trainers. What can be split into rows of its own is handed on by that
 thread to a crew (`crew.py`), whose threads have one core each and no pool.
+
+Leaving the process breaks off what is still computed (an abandoned batch). It has to: Python takes the floor from under
+daemon threads, and one that comes out of torch after that ends the process as crashed (exit code 134).
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -24,21 +29,40 @@ R = TypeVar("R")
 Work = tuple["Future[Any]", Callable[[], Any]]
 
 
+LEAVE_SECONDS = 30.0
+"""How long leaving waits for the operation that is being computed; what follows it is broken off."""
+
+
 class _Worker(threading.Thread):
     """Does one piece of work after the other. A daemon: leaving the process does not wait for a batch."""
 
     def __init__(self) -> None:
         super().__init__(name="fivefold-compute", daemon=True)
         self.work: SimpleQueue[Work] = SimpleQueue()
+        self._busy = threading.Lock()
+        self._leaving = False
 
     def run(self) -> None:
         while True:
             future, call = self.work.get()
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
+            with self._busy:
+                self._do(future, call)
             del future, call
+
+    def _do(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        try:
+            if self._leaving:
+                raise SystemExit
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    def leave(self) -> None:
+        """Begin nothing more, and break off what is being done as soon as its operation ends. A thread that this ends says nothing."""
+        self._leaving = True
+        if self.ident is not None and not self._busy.acquire(blocking=False):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(SystemExit))
+            self._busy.acquire(timeout=LEAVE_SECONDS)
 
 
 _worker: _Worker | None = None
@@ -52,7 +76,13 @@ def _forget() -> None:
     _worker = None
 
 
+def _leave() -> None:
+    if _worker is not None:
+        _worker.leave()
+
+
 os.register_at_fork(after_in_child=_forget)
+atexit.register(_leave)
 
 
 def _running() -> _Worker:
