@@ -236,3 +236,28 @@ def test_an_evaluation_in_which_nothing_could_be_scored_does_not_pass(capsysbina
         measured = json.loads(out)["measurements"][0]
         assert code == wanted and measured["n_errored"] == (2 if wanted else 1)
         assert (measured["estimate"] is None) is bool(wanted)
+
+
+@pytest.mark.parametrize("moment", ["begin", "batch"])
+def test_ctrl_c_says_that_the_command_can_be_continued(moment: str, tmp_path: Path) -> None:
+    """Before Inspect has a log, and while a batch is computed: neither ends in a traceback or as crashed."""
+    code = f"""
+import os, signal, sys
+import inspect_ai
+from fivefold.cli.app import run
+from fivefold.runtime.backends.hf import HFModel
+
+def interrupted(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGINT)
+    return generate(*args, **kwargs)
+
+if {moment!r} == "batch":
+    generate, HFModel.generate = HFModel.generate, interrupted
+else:
+    inspect_ai.eval = lambda *args, **kwargs: []
+sys.exit(run(["evaluate", "core-harms", "-m", "smollm2", "--limit", "8", "--max-new-tokens", "64"]))
+"""
+    env = {**os.environ, "FIVEFOLD_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert "run the same command again" in done.stderr

@@ -75,11 +75,18 @@ for module in (
     module.register(app)
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
+
+
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code."""
     _quiet_libraries()
     try:
         code = app(args=argv, standalone_mode=False)
+        # newer versions of typer give this code instead of letting KeyboardInterrupt through
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except USAGE_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -88,7 +95,7 @@ def run(argv: list[str]) -> int:
         return _fail(argv, error.format_message(), 2, error)
     except (typer.Abort, KeyboardInterrupt):
         error_console().print("interrupted: what was finished is kept; run the same command again to continue")
-        return 1
+        return INTERRUPTED
     except typer.Exit as error:
         return error.exit_code
     except FivefoldError as error:

@@ -115,7 +115,7 @@ def _eval(served: Served, task: str, *, log_dir: Path, **options: Any) -> EvalLo
     finally:
         unregister(handle)
     if not logs:
-        raise FivefoldError(f"no task {task}", next_step="inspect list tasks")
+        raise FivefoldError(f"no task {task}, or it was stopped before it began", next_step="inspect list tasks")
     header = logs[0]
     if header.status == "cancelled":
         raise KeyboardInterrupt

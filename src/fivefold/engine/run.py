@@ -162,9 +162,9 @@ def _eval(served: Served, task: Callable[[], Task], *, name: str, log_dir: Path,
         )
     finally:
         unregister(handle)
-    header = logs[0]
-    if header.status == "cancelled":
+    if not logs or logs[0].status == "cancelled":
         raise KeyboardInterrupt
+    header = logs[0]
     if header.status != "success" or header.location is None:
         reason = header.error.message if header.error else header.status
         raise FivefoldError(f"the run {name} failed before any case was scored", got=reason)
