@@ -110,6 +110,18 @@ def test_rows_keep_to_their_limit_and_lose_nothing() -> None:
     assert len(rows) < 20
 
 
+@pytest.mark.parametrize(("start", "shared"), [(3, 0), (40, 40)])
+def test_a_start_is_shared_where_that_saves_more_than_it_costs(start: int, shared: int) -> None:
+    """Three tokens of three prompts are computed three times: a pass of attention for the whole row costs more."""
+    items = [
+        Item(prompt=(*range(10, 10 + start), *[100 + k] * 90), answers=(tuple([200 + k] * 30), tuple([300 + k] * 30)))
+        for k in range(3)
+    ]
+    row = pack(items)
+    assert row.shared == shared
+    assert len(row.tokens) == shared + 3 * (start - shared + 90 + 29 + 29)
+
+
 def test_common_start() -> None:
     assert common_start([(1, 2, 3), (1, 2, 4), (1, 2)]) == 2
     assert common_start([(1, 2)]) == 2

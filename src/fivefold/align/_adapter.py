@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fivefold.align import _ranges
 from fivefold.align._lora import fuse
+from fivefold.align._norm import fuse_norms
 from fivefold.align._recompute import recompute
 from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime import _attention
@@ -104,6 +105,7 @@ def trainable_copy(
         with _quiet():
             trained = _attach(packed_copy(module).requires_grad_(False), lora, start).eval()
         fuse(trained)
+    fuse_norms(trained)
     if checkpointing:
         recompute(causal_lm(trained))
     return trained

@@ -58,7 +58,7 @@ class _Worker(threading.Thread):
             future.set_exception(error)
 
     def leave(self) -> None:
-        """Begin nothing more, and break off what is being done as soon as its operation ends; threads that this ends say nothing."""
+        """Begin nothing more, and break off what is being done as soon as its operation ends; nobody prints an error."""
         self._leaving = True
         if self.ident is not None and not self._busy.acquire(blocking=False):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(SystemExit))
