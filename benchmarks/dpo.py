@@ -37,7 +37,7 @@ def main() -> None:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    model, n, steps = load("smollm2"), limit(8), 2
+    model, n, steps = load("smollm2"), limit(8), 3
 
     def peer(**more: Any) -> Any:
         return DPOTrainer(
@@ -57,9 +57,6 @@ def main() -> None:
     trained, params = twin(model, trainer.model)
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
-    trainer = peer()
-    common = prepared(trainer, n)
-    trainer.train()
     config = TrainConfig(loss="dpo", row_tokens=1024)
 
     def reference() -> list[list[torch.Tensor]]:
@@ -68,6 +65,9 @@ def main() -> None:
 
     known, spent = timed(reference)
     ours = stepping(params, lambda: backward(trained, items, known, config, dpo, dpo.Config(), None)[0], steps)
+    trainer = peer()
+    common = prepared(trainer, n)
+    trainer.train()
     gradient = same_gradient(params, plain.gradient)
     agreement = report(ours, loss, gradient, pairs=n, reference_pass_cpu_s=round(spent, 2))
     for name, seconds in (("dpo", ours["seconds"] + spent), ("dpo, reference pass known", ours["seconds"])):

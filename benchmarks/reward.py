@@ -44,7 +44,7 @@ def main() -> None:
     from transformers import LlamaForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
-    model, n, steps = load("smollm2"), limit(8), 2
+    model, n, steps = load("smollm2"), limit(8), 3
     config = fresh(model).config
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.pad_token = PADDING
@@ -75,9 +75,6 @@ def main() -> None:
             p.copy_(known[plain(name)])
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
-    trainer = peer()
-    common = prepared(trainer, n)
-    trainer.train()
     given, ours_config = Pairs(items=items), TrainConfig(loss="reward", row_tokens=1024)
     params = trainable(scalar.trained)
 
@@ -85,6 +82,9 @@ def main() -> None:
         return _backward(scalar, given, range(n), ours_config, reward, reward.Config())[0]
 
     ours = stepping({**params, "layers.head": scalar.head.weight}, step, steps)
+    trainer = peer()
+    common = prepared(trainer, n)
+    trainer.train()
     agreement = report(ours, loss, same_gradient(params, without.gradient), pairs=n)
     beside("reward", "pairs per CPU-second", "RewardTrainer", (common, without), agreement, ours, n / ours["seconds"])
 

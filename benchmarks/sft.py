@@ -31,7 +31,7 @@ def main() -> None:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    model, n, steps = load("smollm2"), limit(8), 2
+    model, n, steps = load("smollm2"), limit(8), 3
     data = [{"prompt": t["prompt"], "completion": t["chosen"]} for t in triples(n)]
 
     def peer(**more: Any) -> Any:
@@ -49,11 +49,11 @@ def main() -> None:
     trained, params = twin(model, trainer.model)
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
+    config = TrainConfig(loss="sft", row_tokens=1024)
+    ours = stepping(params, lambda: backward(trained, items, None, config, sft, sft.Config(), None)[0], steps)
     trainer = peer()
     common = prepared(trainer, n)
     trainer.train()
-    config = TrainConfig(loss="sft", row_tokens=1024)
-    ours = stepping(params, lambda: backward(trained, items, None, config, sft, sft.Config(), None)[0], steps)
     agreement = report(ours, loss, same_gradient(params, plain.gradient), examples=n)
     beside("sft", "examples per CPU-second", "SFTTrainer", (common, plain), agreement, ours, n / ours["seconds"])
 
