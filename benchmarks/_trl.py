@@ -3,8 +3,8 @@
 TRL prepares its data itself, and its token ids are then given to ours, so that both sides see the same tokens. Its adapter
 is drawn with both factors random (so that losses and gradients are not those of the start) and copied into ours. TRL runs
 twice: without gradient checkpointing, before ours, and as it comes, after ours, which is with it (less memory for a second
-forward pass). The fastest of as many steps counts on each side. CPU-seconds of a step are counted from the step's start to its end on all sides: forward, backward, clipping, optimiser. Memory is what the
-first step takes at its peak beyond what the process held before it.
+forward pass). The fastest of as many steps counts on each side, in CPU-seconds from a step's start to its end: forward,
+backward, clipping, optimiser. Memory is what the first step takes at its peak beyond what the process held before it.
 """
 
 from __future__ import annotations
