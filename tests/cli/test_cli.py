@@ -247,6 +247,9 @@ import inspect_ai
 from fivefold.cli.app import run
 from fivefold.runtime.backends.hf import HFModel
 
+# a shell that starts the tests in the background has them ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def interrupted(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGINT)
     return generate(*args, **kwargs)
