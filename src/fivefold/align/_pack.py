@@ -1,7 +1,7 @@
 """Packing without padding: sequences that share a prefix become one tree, and many trees one row.
 
-A row starts with the tokens that all its prompts share (the system prompt), computed once. Each item hangs below them
-as a block of its own: the rest of its prompt once, then its answers as branches. A token sees its ancestors and itself
+A row starts with the tokens that all its prompts share (the system prompt), computed once where that pays. Each item hangs below
+them as a block of its own: the rest of its prompt once, then its answers as branches. A token sees its ancestors and itself
 at the position of its depth, so every log-probability is what its sequence alone would give, and attention costs
 nothing for pairs of tokens in different blocks (`fivefold.runtime._attention`).
 """
@@ -60,8 +60,8 @@ class Item:
 class Row:
     """One packed row of T tokens.
 
-    tokens, depth [T]: token ids and positions. shared: how many of the first tokens every item starts with. blocks:
-    where each item's own tokens lie, with who sees whom among them ([t, t] bool; None is plain causal order).
+    tokens, depth [T]: token ids and positions. shared: how many of the first tokens every item starts with and are computed once.
+    blocks: where each item's own tokens lie, with who sees whom among them ([t, t] bool; None is plain causal order).
     read [R]: the tokens whose next-token distribution is read; want [R]: the token wanted there; answers: for each
     item, for each of its answers, the slice of [R] that belongs to it. pieces: the same as the blocks, cut where trees
     branch, where that saves work.

@@ -55,7 +55,9 @@ class _Worker(threading.Thread):
                 raise SystemExit
             future.set_result(call())
         except BaseException as error:
-            future.set_exception(error)
+            # leaving may break in just after the result was set
+            if not future.done():
+                future.set_exception(error)
 
     def leave(self) -> None:
         """Begin nothing more, and break off what is being done as soon as its operation ends; nobody prints an error."""
