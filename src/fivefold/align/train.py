@@ -65,6 +65,7 @@ from fivefold.registry import registry
 from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.crew import side_by_side, workers_of
+from fivefold.runtime.memory import free_bytes
 from fivefold.runtime.protocol import Capability, WhiteBox, require
 from fivefold.types import digest, plain
 
@@ -503,17 +504,6 @@ def announce(loss: str, expected: Estimate, module: Any, together: Processes) ->
             _size(needed),
             _size(free),
         )
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; None where that cannot be known."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
 def finish(

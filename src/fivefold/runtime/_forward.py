@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fivefold.runtime import _attention
 from fivefold.runtime._attention import Block, KeysKnown, Plan, Prefix, Reading, attending, open_plan
+from fivefold.runtime._lean import find, lean
 from fivefold.runtime._structure import attention_configs, decoder_layers, keeps_logits
 from fivefold.runtime.crew import Crew, crew
 
@@ -51,7 +52,8 @@ class Engine:
         self.layers = decoder_layers(self.module)
         self._keeps_logits = keeps_logits(self.module)
         self._configs = attention_configs(self.module)
-        self._hooked = False
+        self._lean = find(self.module) if self.device.type == "cpu" else []
+        self._prepared = False
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +84,7 @@ class Engine:
         Where that is well less than the row, the last layer gives its keys and values for all rows and is run for these.
         """
         rows = sorted(set(read))
-        with self._pruning():
+        with self._preparing():
             if 4 * len(rows) > 3 * len(ids) or not self._may_prune(plan):
                 return self._whole(ids, positions, plan, read)
             at = {row: index for index, row in enumerate(rows)}
@@ -91,7 +93,7 @@ class Engine:
 
     def store(self, ids: Sequence[int], positions: Sequence[int], plan: Plan) -> None:
         """Compute a row for the keys and values that its blocks store, and nothing after those of the last layer."""
-        with self._pruning():
+        with self._preparing():
             if not self._may_prune(plan):
                 self._whole(ids, positions, plan, [0])
                 return
@@ -112,18 +114,20 @@ class Engine:
         return all(hook is _only_read for hook in hooks)
 
     @contextmanager
-    def _pruning(self) -> Iterator[None]:
-        """The hook that runs the last layer for the rows that are read: put there once, whichever threads compute inside."""
-        if self._hooked:
+    def _preparing(self) -> Iterator[None]:
+        """The hook that runs the last layer for the rows that are read, and lean norms and MLPs: put there once, whichever
+        threads compute inside."""
+        if self._prepared:
             yield
             return
         handle = self.layers[-1].register_forward_pre_hook(_only_read, with_kwargs=True)
-        self._hooked = True
+        self._prepared = True
         try:
-            yield
+            with lean(self._lean):
+                yield
         finally:
             handle.remove()
-            self._hooked = False
+            self._prepared = False
 
     @contextmanager
     def _reading_only(self, plan: Plan, rows: Sequence[int]) -> Iterator[None]:
@@ -137,7 +141,7 @@ class Engine:
     @contextmanager
     def crew(self, workers: int | None = None) -> Iterator[Crew]:
         """Threads on which `forward` may be called side by side; `workers` of them, None for as many as there should be."""
-        with self._packing(), self._pruning(), crew(self.workers if workers is None else workers) as team:
+        with self._packing(), self._preparing(), crew(self.workers if workers is None else workers) as team:
             yield team
 
     @contextmanager
@@ -158,7 +162,7 @@ class Engine:
 
     def _logits(self, ids: Sequence[int], positions: Sequence[int], read: Sequence[int]) -> Tensor:
         device = self.device
-        filler = ENOUGH - len(read) if device.type == "cpu" and FEW <= len(read) < ENOUGH else 0
+        filler = ENOUGH - len(read) if FEW <= len(read) < ENOUGH and self._head_is_plain() else 0
         rows = torch.tensor([*read, *[0] * filler], dtype=torch.long, device=device)
         keep: dict[str, Any] = {"logits_to_keep": rows} if self._keeps_logits and len(rows) else {}
         out = self.module(
@@ -169,6 +173,10 @@ class Engine:
         )
         logits: Tensor = out.logits[0] if keep else out.logits[0, rows]
         return logits[: len(read)].float()
+
+    def _head_is_plain(self) -> bool:
+        """Whether the head is multiplied on a CPU by weights that are not prepacked."""
+        return self.device.type == "cpu" and "forward" not in vars(self.module.get_output_embeddings())  # type: ignore[operator]
 
     @contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[Hidden]:

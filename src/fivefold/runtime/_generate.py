@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from fivefold.runtime._attention import Block, Plan, Prefix, Slots
 from fivefold.runtime._forward import Engine
+from fivefold.runtime._prepacked import prepacked
 from fivefold.runtime._sample import pick
 from fivefold.runtime._tree import build
 
@@ -38,6 +40,9 @@ CHUNK = 2048
 
 APIECE = 24
 """A batch of its own for a worker takes at least so many requests: matrix products of fewer rows are slow."""
+
+FEW_JOBS, FEW_STEPS = 4, 8
+"""With fewer requests, or steps, prepacking the weights gains nothing or takes longer than it saves."""
 
 
 @dataclass(eq=False)
@@ -111,7 +116,8 @@ def _run_batches(
 
     arrivals = None if more is None else _Arrivals(more, workers)
     slots, room = -(-engine.slots // workers), engine.cache_bytes // workers
-    with engine.crew(workers) as crew:
+    many = more is not None or (len(jobs) >= FEW_JOBS and max(job.max_new_tokens for job in jobs) >= FEW_STEPS)
+    with prepacked(engine.module) if many else nullcontext(), engine.crew(workers) as crew:
         for i, part in enumerate(parts):
             batch = _Batch(engine, eos, told, None if arrivals is None else partial(arrivals.take, i))
             crew.put(partial(batch.run, part, slots if more else min(engine.slots, len(part)), room))

@@ -104,12 +104,16 @@ class _Scorer:
             self.engine.store(row.ids, row.positions, row.plan)
 
     def _take(self, logits: Tensor, asked: list[tuple[int, int, int]]) -> None:
-        norm, best = torch.logsumexp(logits, dim=1), logits.argmax(dim=1)
+        """Read the log-probabilities off float32 logits [R, V], which are used up: each pass over them costs as much as a
+        layer's norms."""
         rows = torch.tensor([a[0] for a in asked], device=logits.device)
         targets = torch.tensor([self.pairs[p].continuation[t] for _, p, t in asked], device=logits.device)
-        values = (logits[rows, targets] - norm[rows]).tolist()
-        hits = (best[rows] == targets).tolist()
-        for (_, pair, token), value, hit in zip(asked, values, hits, strict=True):
+        best, chosen = logits.amax(dim=1), logits[rows, targets]
+        hits = chosen == best[rows]
+        hits[hits.clone()] = logits[rows[hits]].argmax(dim=1) == targets[hits]  # of equals, the first counts
+        norm = logits.sub_(best[:, None]).exp_().sum(dim=1).log_().add_(best)
+        values = (chosen - norm[rows]).tolist()
+        for (_, pair, token), value, hit in zip(asked, values, hits.tolist(), strict=True):
             self.log_probs[pair][token] = value
             if not hit:
                 self.missed.add(pair)

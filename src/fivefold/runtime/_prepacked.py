@@ -1,0 +1,148 @@
+"""Weights of linear layers laid out beforehand for products with few rows.
+
+A decoding step multiplies every weight with one row a running request. MKL copies a weight into blocks of its own order
+for each product, and with few rows that copy costs as much as the product itself. Here the blocks are made once and kept
+as long as the weight lives: half the time of the head's product with 16 rows, a quarter less for a whole decoding step,
+and the same numbers (docs/guides/speed.md).
+
+The blocks take as much memory as the weights, so they are made only where there is plenty. A weight that was changed, by
+an optimizer or behind autograd's back as peft merges adapters, is found by its sum of bits and laid out anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fivefold.runtime.crew import side_by_side, workers_of
+from fivefold.runtime.memory import free_bytes
+
+LOG = logging.getLogger(__name__)
+
+FEW = 256
+"""Most rows of a product for which the blocks are used; with more, laying out is cheap beside the product."""
+
+SHARE = 0.25
+"""Part of the free memory that the blocks of a model may take."""
+
+LEAST = 1 << 16
+"""Elements of the smallest weight that is worth it."""
+
+ROWS = (1, 3, 8, 17, 64, FEW)
+"""Rows for which the blocks' product is compared with the plain one before it is used."""
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A weight in MKL's order, and the sum of bits that it had then."""
+
+    packed: Tensor
+    bits: int
+
+
+_kept: Any = WeakTensorKeyDictionary()
+
+
+@contextmanager
+def prepacked(module: nn.Module) -> Iterator[int]:
+    """Within the block, linear layers of `module` multiply few rows by prepacked weights; gives how many layers do.
+
+    None where the weights are not float32 on a CPU with MKL, where memory is short, or where a trial shows that MKL's
+    result differs. Layers whose forward was replaced, or that are no plain `nn.Linear`, stay as they are.
+    """
+    layers = _layers(module)
+    try:
+        made = _blocks([layer.weight for layer in layers])
+    except RuntimeError as error:  # no memory for them
+        LOG.info("weights are not prepacked: %s", error)
+        made = []
+    changed = layers[: len(made)]
+    for layer, blocks in zip(changed, made, strict=True):
+        layer.forward = partial(_forward, layer, blocks.packed)  # type: ignore[method-assign]
+    try:
+        yield len(changed)
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+def _layers(module: nn.Module) -> list[nn.Linear]:
+    """The layers whose weights can be laid out, none where memory is short."""
+    linear = [m for m in module.modules() if type(m) is nn.Linear and "forward" not in vars(m) and _fits(m.weight)]
+    shapes = {(m.weight.shape[0], m.weight.shape[1]) for m in linear}
+    if not linear or not all(_agrees(*shape) for shape in shapes):
+        return []
+    missing = {id(m.weight): 4 * m.weight.numel() for m in linear if m.weight not in _kept}
+    free = free_bytes(_CPU)
+    return linear if free is not None and sum(missing.values()) <= SHARE * free else []
+
+
+def _fits(weight: Tensor) -> bool:
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.device.type == "cpu" and weight.dtype == torch.float32
+    dense = plain and (weight.is_contiguous() or weight.t().is_contiguous())
+    return dense and weight.numel() >= LEAST and weight.numel() % 2 == 0
+
+
+@cache
+def _agrees(out: int, inner: int) -> bool:
+    """Whether a weight of this shape, laid out once, gives right products for any number of rows up to `FEW`.
+
+    MKL promises it for the number that the weight was laid out for; that its order does not depend on it is seen here.
+    """
+    if not (torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")):  # type: ignore[no-untyped-call]
+        return False
+    draws = torch.Generator().manual_seed(0)
+    weight = torch.randn(min(out, 2048), inner, generator=draws)
+    packed = _packed(weight)
+    for rows in ROWS:
+        x = torch.randn(rows, inner, generator=draws)
+        if not torch.allclose(_product(x, packed, weight, None), F.linear(x, weight), rtol=1e-4, atol=1e-3):
+            return False
+    return True
+
+
+def _blocks(weights: list[Tensor]) -> list[_Blocks]:
+    """What is kept for each weight, made where it is missing or the weight has changed."""
+
+    def made(weight: Tensor) -> _Blocks:
+        bits = _bits(weight)
+        known = cast(_Blocks | None, _kept.get(weight))
+        return known if known is not None and known.bits == bits else _Blocks(_packed(weight), bits)
+
+    found = side_by_side([partial(made, weight) for weight in weights], workers_of(_CPU))
+    for weight, blocks in zip(weights, found, strict=True):
+        _kept[weight] = blocks
+    return found
+
+
+def _bits(weight: Tensor) -> int:
+    """The sum of a weight's bits, read as 64-bit numbers: differs when any element has changed."""
+    dense = weight.detach() if weight.is_contiguous() else weight.detach().t()
+    return int(dense.view(-1).view(torch.int64).sum())
+
+
+def _packed(weight: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.mkl._mkl_reorder_linear_weight(weight.detach().contiguous(), FEW))
+
+
+def _product(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = x.numel() // x.shape[-1]
+    return cast(Tensor, torch.ops.mkl._mkl_linear(x, packed, weight, bias, rows))
+
+
+def _forward(layer: nn.Linear, packed: Tensor, x: Tensor) -> Tensor:
+    few = 0 < x.numel() <= FEW * x.shape[-1]
+    if few and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        return _product(x, packed, layer.weight, layer.bias)
+    return F.linear(x, layer.weight, layer.bias)

@@ -1,0 +1,121 @@
+"""Weights laid out beforehand give the products of the weights as they are now, and leave the module as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fivefold.runtime import _generate, _prepacked
+from fivefold.runtime._prepacked import FEW, prepacked
+from fivefold.runtime.protocol import Request, WhiteBox
+from fivefold.types import Message
+
+pytestmark = pytest.mark.skipif(not _prepacked._agrees(320, 256), reason="this processor's torch has no MKL")
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+class Two(nn.Module):
+    """Two layers, one with a bias, and a weight too small to be worth it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(256, 320, bias=False), nn.Linear(320, 256)
+        self.small = nn.Linear(256, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.small(self.down(self.up(x)))
+        return out
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 16, 31, FEW, FEW + 1])
+def test_products_are_those_of_the_plain_layer(rows: int) -> None:
+    module, x = Two(), torch.randn(1, rows, 256)
+    plain = module(x)
+    with prepacked(module) as n:
+        assert n == 2 and "forward" in vars(module.up) and "forward" not in vars(module.small)
+        torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+    assert not any("forward" in vars(m) for m in module.modules())
+
+
+def used(module: nn.Module) -> list[Any]:
+    with prepacked(module):
+        return [m.forward.args[1] for m in (module.up, module.down)]  # type: ignore[union-attr]
+
+
+def test_blocks_are_kept_until_the_weight_changes() -> None:
+    module, x = Two(), torch.randn(1, 4, 256)
+    first = used(module)
+    assert all(a is b for a, b in zip(used(module), first, strict=True))
+    module.up.weight.data[7, 3] += 1.0  # as peft merges an adapter: autograd's version of the weight stays
+    again = used(module)
+    assert again[0] is not first[0] and again[1] is first[1]
+    plain = module(x)
+    with prepacked(module):
+        torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_that_lies_the_other_way_round() -> None:
+    module, x = Two(), torch.randn(1, 4, 256)
+    module.up.weight = nn.Parameter(module.up.weight.t().contiguous().t())
+    plain = module(x)
+    with prepacked(module) as n:
+        assert n == 2
+        torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_go_through_the_plain_layer() -> None:
+    module, x = Two(), torch.randn(1, 4, 256)
+    with prepacked(module), torch.enable_grad():
+        module(x).sum().backward()
+    assert module.up.weight.grad is not None
+
+
+def test_forwards_of_others_and_other_dtypes_stay() -> None:
+    module = Two()
+    module.down.forward = lambda x: x  # type: ignore[method-assign]
+    module.up = module.up.to(torch.bfloat16)
+    with prepacked(module) as n:
+        assert n == 0
+    assert "forward" in vars(module.down)
+
+
+def test_nothing_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_prepacked, "free_bytes", lambda device: 4 * 320 * 256)
+    with prepacked(Two()) as n:
+        assert n == 0
+
+
+def test_a_failure_inside_leaves_the_layers_as_they_were() -> None:
+    module = Two()
+    with pytest.raises(KeyError), prepacked(module):
+        raise KeyError("x")
+    assert not any("forward" in vars(m) for m in module.modules())
+
+
+@pytest.mark.parametrize("few", [4, 99])
+def test_generation_uses_them_for_several_requests(model: WhiteBox, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    texts = [f"Say {word}." for word in ("one", "two", "three", "four", "five")]
+    asked = [Request(messages=(Message(role="user", content=text),), max_new_tokens=8) for text in texts]
+    plain = [model.generate([request])[0].tokens for request in asked]
+    monkeypatch.setattr(_prepacked, "LEAST", 1)
+    monkeypatch.setattr(_generate, "FEW_JOBS", few)
+    laid_out = []
+    product = _prepacked._product
+
+    def seen(x: torch.Tensor, packed: torch.Tensor, *rest: Any) -> torch.Tensor:
+        laid_out.append(x.shape)
+        return product(x, packed, *rest)
+
+    monkeypatch.setattr(_prepacked, "_product", seen)
+    assert [c.tokens for c in model.generate(asked)] == plain
+    assert bool(laid_out) is (few == 4)
