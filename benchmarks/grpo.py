@@ -1,7 +1,8 @@
-"""A GRPO step with its generation against TRL's GRPOTrainer: `BENCH_LIMIT` prompts of 8 samples of up to 64 tokens.
+"""A GRPO round with its generation against TRL's GRPOTrainer: `BENCH_LIMIT` prompts of 8 samples of 64 tokens.
 
-Both sides sample at temperature 1 with random numbers of their own, so the samples differ; speed is counted per generated
-token, generation and update together. For the agreement our loss is computed once more on TRL's own samples, with TRL's
+Both sides sample at temperature 1 with random numbers of their own, so the samples differ; none may end early, so that
+chance does not give one side the longer ones. A round is generation, update, and what it takes to sample from the new
+weights. For the agreement our loss is computed once more on TRL's own samples, with TRL's
 rewards and adapter: loss and gradient must be TRL's. TRL multiplies its KL penalty by the ratio (`use_bias_correction_kl`,
 on by default), which changes the gradient and not the loss's value; ours does so for the comparison (`unbiased_kl`).
 """
@@ -59,7 +60,13 @@ def main() -> None:
     texts = [t["prompt"] for t in triples(n)]
 
     def peer(**more: Any) -> tuple[Any, Watch, list[dict[str, Any]]]:
-        sizes = {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS, "temperature": 1.0, "top_k": 0}
+        sizes: dict[str, Any] = {
+            "num_generations": SAMPLES,
+            "max_completion_length": NEW_TOKENS,
+            "temperature": 1.0,
+            "top_k": 0,
+        }
+        sizes["generation_kwargs"] = {"min_new_tokens": NEW_TOKENS}
         trainer = GRPOTrainer(
             model=fresh(model),
             reward_funcs=lambda completion_ids, **_: [reward_of(ids) for ids in completion_ids],
@@ -74,13 +81,14 @@ def main() -> None:
     learner = learner_of(model, trainer.model, n)
     trainer.train()
     agreement = compared(learner, seen[0], plain, trainer.state.log_history[0]["loss"])
-    per_token(plain, seen)
+    count(plain, seen)
     learner = learner_of(model, trainer.model, n)
-    ours = min((ours_step(learner, model, texts) for _ in range(2)), key=lambda step: step["seconds"] / step["tokens"])
+    learner.sampler.eos = frozenset()
+    ours = min((ours_step(learner, model, texts) for _ in range(2)), key=lambda step: step["seconds"])
     trainer, common, seen = peer()
     trainer.train()
-    per_token(common, seen)
-    agreement |= {"tokens": ours["tokens"], "ours_drawing_cpu_s": round(ours["drawing"], 2)}
+    count(common, seen)
+    agreement |= {"tokens": ours["tokens"], "theirs_tokens": common.n, "ours_drawing_cpu_s": round(ours["drawing"], 2)}
     rate = ours["tokens"] / ours["seconds"]
     beside("grpo", "tokens per CPU-second", "GRPOTrainer", (common, plain), agreement, ours, rate)
 
@@ -98,11 +106,12 @@ def kept(trainer: Any) -> list[dict[str, Any]]:
     return seen
 
 
-def per_token(watch: Watch, seen: list[dict[str, Any]]) -> None:
-    """Keep the step that took least for each token that it generated."""
-    made = [int(s["completion_mask"].sum()) for s in seen]
-    seconds, watch.n = min(zip(watch.seconds, made, strict=False), key=lambda step: step[0] / step[1])
-    watch.seconds = [seconds]
+def count(watch: Watch, seen: list[dict[str, Any]]) -> None:
+    """Count a round's tokens, of which every round has as many."""
+    made = {int(s["completion_mask"].sum()) for s in seen}
+    if len(made) != 1:
+        raise SystemExit(f"TRL's samples have different lengths: {sorted(made)} tokens a round")
+    watch.n = made.pop()
 
 
 def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
@@ -149,6 +158,7 @@ def ours_step(learner: _Learner, model: Any, texts: list[str]) -> dict[str, Any]
     cases = [user_case(str(i), t) for i, t in enumerate(asked)]
 
     def draw() -> Drawn:
+        learner.sampler.refresh(1)
         reward = each(lambda s: reward_of(s.tokens))
         return collect(learner.sampler, cases, reward, None, first=0, count=len(cases), number=0, tries=0)
 
