@@ -62,6 +62,7 @@ from fivefold.align.losses._base import FIXED_DATA, Answers, LossOutput, config_
 from fivefold.align.sinks import MetricSink
 from fivefold.errors import DataError, UsageError
 from fivefold.registry import registry
+from fivefold.runtime._lean import find, lean
 from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.compute import on_compute_thread
 from fivefold.runtime.crew import side_by_side, workers_of
@@ -354,7 +355,8 @@ def score(
     if lower is not None:
         lower.keep(items)
     workers = 1 if is_split(module) else workers_of(next(module.parameters()).device)
-    side_by_side([partial(read, row) for row in even_rows(items, row_tokens, workers)], workers)
+    with lean([] if is_split(module) else find(module)):
+        side_by_side([partial(read, row) for row in even_rows(items, row_tokens, workers)], workers)
     return [found[i] for i in range(len(items))]
 
 

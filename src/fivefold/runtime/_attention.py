@@ -153,7 +153,8 @@ class KeysKnown(Exception):
 
 @dataclass(eq=False)
 class Slots:
-    """Keys and values of the sequences being decoded, from where their shared prefix ends: [S, G, L, D] a layer.
+    """Keys and values of the sequences being decoded, from where their shared prefix ends: [S, G, L, D] a layer. In memory the
+    keys lie as [S, G, D, L], the way in which a step multiplies them.
 
     `lengths` [S] are the filled positions, `offsets` [S] the length of the prefix before them. Slots in use are the
     first ones. `capacity` is the L that the tensors grow to when they are next written.
@@ -177,7 +178,7 @@ class Plan:
     blocks: list[Block] = field(default_factory=list)
     decode: int = 0
     slots: Slots | None = None
-    groups: list[tuple[Prefix, Tensor]] = field(default_factory=list)
+    groups: list[tuple[Prefix, Tensor | slice]] = field(default_factory=list)
     longest: int = 0
     reading: Reading | None = None
     pieces: Pieces | None = None
@@ -471,7 +472,11 @@ def _ensure(slots: Slots, side: str, layer: int, like: Tensor) -> Tensor:
     store: dict[int, Tensor] = getattr(slots, side)
     old = store.get(layer)
     if old is None or old.shape[2] < slots.capacity:
-        store[layer] = like.new_zeros(len(slots.lengths), like.shape[1], slots.capacity, like.shape[3])
+        n, heads, width = len(slots.lengths), like.shape[1], like.shape[3]
+        if side == "keys":
+            store[layer] = like.new_zeros(n, heads, width, slots.capacity).transpose(-1, -2)
+        else:
+            store[layer] = like.new_zeros(n, heads, slots.capacity, width)
         if old is not None:
             store[layer][:, :, : old.shape[2]] = old
     return store[layer]
@@ -506,10 +511,22 @@ def _decode(plan: Plan, ask: Ask, query: Tensor, key: Tensor, value: Tensor, out
     values[rows, :, at] = value[0, :, :n].transpose(0, 1)
     q = query[0, :, :n].transpose(0, 1).reshape(n, key.shape[1], -1, query.shape[-1])
     bias = _decode_bias(plan, ask.window, q.dtype)
-    near, weight = attend(q, keys[:n, :, : plan.longest], values[:n, :, : plan.longest], bias, ask)
+    near, weight = _attend_slots(q, keys[:n, :, : plan.longest], values[:n, :, : plan.longest], bias, ask)
     for group in range(len(plan.groups)):
         _decode_far(plan, group, ask, q, near, weight)
     out[:n], lse[:n] = near.flatten(1, 2), weight.flatten(1, 2)
+
+
+def _attend_slots(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, ask: Ask) -> tuple[Tensor, Tensor]:
+    """Attention of one token a slot, and the log-sum-exp of its scores: [n, G, R, D] and float32 [n, G, R]. Every slot sees
+    its own token at least."""
+    scores = torch.matmul(q * ask.scale, keys.transpose(-1, -2)).float()
+    if ask.softcap is not None:
+        scores = scores.div_(ask.softcap).tanh_().mul_(ask.softcap)
+    most = scores.add_(bias).amax(dim=-1, keepdim=True)
+    total = scores.sub_(most).exp_().sum(dim=-1, keepdim=True)
+    out = torch.matmul(scores.to(values.dtype), values).div_(total.to(values.dtype))
+    return out, total.log_().add_(most).squeeze(-1)
 
 
 def _decode_bias(plan: Plan, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -529,15 +546,16 @@ def _decode_bias(plan: Plan, window: int | None, dtype: torch.dtype) -> Tensor:
 def _decode_far(plan: Plan, group: int, ask: Ask, q: Tensor, out: Tensor, lse: Tensor) -> None:
     """Fold a prefix that several slots share into their outputs. q and out [n, G, R, D], lse [n, G, R]."""
     prefix, members = plan.groups[group]
-    n, heads, repeat, width = len(members), *q.shape[1:]
-    packed = q[members].transpose(0, 1).reshape(1, heads, n * repeat, width)
+    mine, near, near_lse = q[members], out[members], lse[members]
+    n, heads, repeat, width = mine.shape
+    packed = mine.transpose(0, 1).reshape(1, heads, n * repeat, width)
     bias = _prefix_bias(plan, group, repeat, ask.window, q.dtype)
     keys, values = prefix.keys[ask.layer], prefix.values[ask.layer]
     far, far_lse = attend(packed, keys, values, bias, ask, sparse=bias is not None)
-    near, near_lse = out[members], lse[members]
     far_lse = far_lse.reshape(heads, n, repeat).transpose(0, 1)
     merge(near, near_lse, far.reshape(heads, n, repeat, -1).transpose(0, 1), far_lse)
-    out[members], lse[members] = near, near_lse
+    if not isinstance(members, slice):
+        out[members], lse[members] = near, near_lse
 
 
 def _prefix_bias(plan: Plan, group: int, repeat: int, window: int | None, dtype: torch.dtype) -> Tensor | None:

@@ -324,12 +324,18 @@ class _Batch:
         self.engine.store(tokens, positions, Plan([block]))
         return stored
 
-    def _groups(self, n: int) -> list[tuple[Prefix, Tensor]]:
+    def _groups(self, n: int) -> list[tuple[Prefix, Tensor | slice]]:
         members: dict[int, tuple[Prefix, list[int]]] = {}
         for slot, prefix in enumerate(self.behind[:n]):
             if prefix is not None:
                 members.setdefault(id(prefix), (prefix, []))[1].append(slot)
-        return [(p, torch.tensor(s, device=self.slots.lengths.device)) for p, s in members.values()]
+        return [(prefix, self._places(slots)) for prefix, slots in members.values()]
+
+    def _places(self, slots: list[int]) -> Tensor | slice:
+        """Slots in rising order: as a slice where they are neighbours, which is read and written in place."""
+        if slots[-1] - slots[0] + 1 == len(slots):
+            return slice(slots[0], slots[-1] + 1)
+        return torch.tensor(slots, device=self.slots.lengths.device)
 
     # -- after a step ----------------------------------------------------------------------------------------------
 
