@@ -38,7 +38,7 @@ GROUP = 4
 CHUNK = 2048
 """Longest run of prompt tokens that is computed in one row."""
 
-APIECE = 24
+APIECE = 16
 """A batch of its own for a worker takes at least so many requests: matrix products of fewer rows are slow."""
 
 FEW_JOBS, FEW_STEPS = 4, 8
