@@ -11,6 +11,7 @@ from torch import nn
 
 from fivefold.runtime import _generate, _prepacked
 from fivefold.runtime._prepacked import FEW, prepacked
+from fivefold.runtime._structure import share
 from fivefold.runtime.protocol import Request, WhiteBox
 from fivefold.types import Message
 
@@ -49,7 +50,7 @@ def test_products_are_those_of_the_plain_layer(rows: int) -> None:
 
 def used(module: nn.Module) -> list[Any]:
     with prepacked(module):
-        return [m.forward.args[1] for m in (module.up, module.down)]  # type: ignore[union-attr]
+        return [m.forward._forward.args[1] for m in (module.up, module.down)]  # type: ignore[union-attr]
 
 
 def test_blocks_are_kept_until_the_weight_changes() -> None:
@@ -93,6 +94,15 @@ def test_nothing_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_prepacked, "free_bytes", lambda device: 4 * 320 * 256)
     with prepacked(Two()) as n:
         assert n == 0
+
+
+def test_a_copy_made_meanwhile_has_forwards_of_its_own() -> None:
+    module = Two()
+    with prepacked(module) as n:
+        other = share(module)
+        assert n == 2 and "forward" in vars(module.up)
+    assert not any("forward" in vars(m) for m in other.modules())
+    assert other.up.weight is module.up.weight  # type: ignore[union-attr]
 
 
 def test_a_failure_inside_leaves_the_layers_as_they_were() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from fivefold.align._norm import fuse_norms
 from fivefold.align._recompute import recompute
 from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime import _attention
+from fivefold.runtime._stand_in import copied
 from fivefold.runtime._structure import decoder_layers, share
 
 
@@ -77,7 +77,7 @@ def aside(module: Any) -> Any:
     there is not in `module`. Nothing may be written into them in place."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in module.parameters()}
     memo |= {id(b): b.detach() for b in module.buffers()}
-    return copy.deepcopy(module, memo)
+    return copied(module, memo)
 
 
 def trainable_copy(
@@ -98,7 +98,7 @@ def trainable_copy(
     if split:
         module = aside(module)
     elif full:
-        module = copy.deepcopy(module)
+        module = copied(module)
     if full:
         trained = packed_copy(module).requires_grad_(True).eval()
     else:

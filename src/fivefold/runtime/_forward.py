@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fivefold.runtime import _attention
 from fivefold.runtime._attention import Block, KeysKnown, Plan, Prefix, Reading, attending, open_plan
 from fivefold.runtime._lean import find, lean
+from fivefold.runtime._stand_in import changing
 from fivefold.runtime._structure import attention_configs, decoder_layers, keeps_logits
 from fivefold.runtime.crew import Crew, crew
 
@@ -120,13 +121,15 @@ class Engine:
         if self._prepared:
             yield
             return
-        handle = self.layers[-1].register_forward_pre_hook(_only_read, with_kwargs=True)
+        with changing:
+            handle = self.layers[-1].register_forward_pre_hook(_only_read, with_kwargs=True)
         self._prepared = True
         try:
             with lean(self._lean):
                 yield
         finally:
-            handle.remove()
+            with changing:
+                handle.remove()
             self._prepared = False
 
     @contextmanager

@@ -7,14 +7,16 @@ Source of the norm: Zhang & Sennrich 2019 (arXiv:1910.07467); of the gated MLP: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from fivefold.runtime._stand_in import standing_in
 
 GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 """The parts of a gated MLP by the names that transformers gives them."""
@@ -50,17 +52,9 @@ def find(module: nn.Module) -> list[Lean]:
     return found
 
 
-@contextmanager
-def lean(parts: Sequence[Lean]) -> Iterator[None]:
+def lean(parts: Sequence[Lean]) -> AbstractContextManager[None]:
     """Within the block these modules compute the lean way; what has a forward of its own already keeps it."""
-    changed = [part for part in parts if "forward" not in vars(part.module)]
-    for part in changed:
-        part.module.forward = part.forward
-    try:
-        yield
-    finally:
-        for part in changed:
-            del part.module.forward
+    return standing_in([(part.module, part.forward) for part in parts])
 
 
 def norm_eps(norm: nn.Module) -> float | None:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fivefold.runtime._stand_in import standing_in
 from fivefold.runtime.crew import side_by_side, workers_of
 from fivefold.runtime.memory import free_bytes
 
@@ -68,13 +69,9 @@ def prepacked(module: nn.Module) -> Iterator[int]:
         LOG.info("weights are not prepacked: %s", error)
         made = []
     changed = layers[: len(made)]
-    for layer, blocks in zip(changed, made, strict=True):
-        layer.forward = partial(_forward, layer, blocks.packed)  # type: ignore[method-assign]
-    try:
+    forwards = [(layer, partial(_forward, layer, b.packed)) for layer, b in zip(changed, made, strict=True)]
+    with standing_in(forwards):
         yield len(changed)
-    finally:
-        for layer in changed:
-            del layer.forward
 
 
 def _layers(module: nn.Module) -> list[nn.Linear]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import Any
 
 from torch import nn
 
 from fivefold.errors import ModelError
+from fivefold.runtime._stand_in import copied
 
 
 def decoder_layers(module: nn.Module) -> nn.ModuleList:
@@ -52,4 +52,5 @@ def share(module: nn.Module) -> nn.Module:
     to the original, so no handle can leak into another.
     """
     memo: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, memo)
+    made: nn.Module = copied(module, memo)
+    return made
