@@ -50,28 +50,26 @@ def test_products_are_those_of_the_plain_layer(rows: int) -> None:
 
 def used(module: nn.Module) -> list[Any]:
     with prepacked(module):
-        return [m.forward._forward.args[1] for m in (module.up, module.down)]  # type: ignore[union-attr]
+        return [vars(m)["forward"]._forward.args[1] for m in (module.up, module.down) if "forward" in vars(m)]
 
 
 def test_blocks_are_kept_until_the_weight_changes() -> None:
     module, x = Two(), torch.randn(1, 4, 256)
     first = used(module)
-    assert all(a is b for a, b in zip(used(module), first, strict=True))
+    assert len(first) == 2 and all(a is b for a, b in zip(used(module), first, strict=True))
     module.up.weight.data[7, 3] += 1.0  # as peft merges an adapter: autograd's version of the weight stays
-    again = used(module)
-    assert again[0] is not first[0] and again[1] is first[1]
     plain = module(x)
-    with prepacked(module):
-        torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+    for _ in range(2):
+        assert [b is first[1] for b in used(module)] == [True]
+        with prepacked(module):
+            torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
 
 
-def test_a_weight_that_lies_the_other_way_round() -> None:
-    module, x = Two(), torch.randn(1, 4, 256)
+def test_a_weight_that_lies_the_right_way_is_left() -> None:
+    module = Two()
     module.up.weight = nn.Parameter(module.up.weight.t().contiguous().t())
-    plain = module(x)
     with prepacked(module) as n:
-        assert n == 2
-        torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+        assert n == 1 and "forward" not in vars(module.up)
 
 
 def test_gradients_go_through_the_plain_layer() -> None:
