@@ -234,7 +234,7 @@ def test_samples_whose_reward_fails_are_counted_named_and_not_learnt_from(
 
 
 def test_the_critic_learns_what_to_expect(model: Any, tmp_path: Path) -> None:
-    settings = config("ppo", train={"epochs": 4, "lr": 0.0}, rounds=8, critic_lr=2e-2, critic_clip=10.0)
+    settings = config("ppo", train={"epochs": 4, "lr": 0.0}, rounds=8, critic_lr=5e-3, critic_clip=10.0)
     by_prompt = each(lambda s: float(s.case.id in ("c0", "c2")))
     found = run(model, tmp_path, settings, by_prompt)
     left = [h["unexplained"] for h in found.history]
