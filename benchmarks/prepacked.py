@@ -28,7 +28,7 @@ from fivefold.runtime.protocol import Request  # noqa: E402
 from fivefold.types import Message  # noqa: E402
 
 NEW_TOKENS = 24
-ROWS = (4, 8, 16, 32)
+ROWS = (8, 16, 32)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ CHUNK = 2048
 APIECE = 16
 """A batch of its own for a worker takes at least so many requests: matrix products of fewer rows are slow."""
 
-FEW_JOBS, FEW_STEPS = 4, 8
+FEW_JOBS, FEW_STEPS = 8, 8
 """With fewer requests, or steps, prepacking the weights gains nothing or takes longer than it saves."""
 
 
