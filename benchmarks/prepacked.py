@@ -21,8 +21,8 @@ from unittest.mock import patch  # noqa: E402
 from generation import apart  # noqa: E402
 
 from fivefold.runtime import _generate  # noqa: E402
-from fivefold.runtime._attention import Plan  # noqa: E402
 from fivefold.runtime._forward import Engine  # noqa: E402
+from fivefold.runtime._plan import Plan  # noqa: E402
 from fivefold.runtime.load import load  # noqa: E402
 from fivefold.runtime.protocol import Request  # noqa: E402
 from fivefold.types import Message  # noqa: E402

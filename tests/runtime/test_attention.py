@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fivefold.runtime._attention import Ask, Batch, Block, Plan, Prefix, attend, attending, packed_attention
+from fivefold.runtime._attention import Ask, attend, packed_attention
 from fivefold.runtime._pieces import merge
+from fivefold.runtime._plan import Batch, Block, Plan, Prefix, attending
 
 G, R, T, P, D = 2, 3, 5, 7, 8
 PLAIN = Ask(0, D**-0.5)

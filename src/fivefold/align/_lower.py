@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fivefold.align._pack import Item, Row, even_rows, pack
-from fivefold.runtime._attention import attending
+from fivefold.runtime._plan import attending
 from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.crew import side_by_side, workers_of
 

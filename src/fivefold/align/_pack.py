@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fivefold.runtime._attention import Block, Plan, Prefix
 from fivefold.runtime._pieces import Piece, Pieces
+from fivefold.runtime._plan import Block, Plan, Prefix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, Row, pack
 from fivefold.errors import TrainingError
-from fivefold.runtime._attention import NAME, attending
+from fivefold.runtime._attention import NAME
+from fivefold.runtime._plan import attending
 
 T = TypeVar("T")
 CHUNK = 512

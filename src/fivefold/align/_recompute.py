@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from fivefold.runtime._attention import Plan, attending, open_plan
+from fivefold.runtime._plan import Plan, attending, open_plan
 from fivefold.runtime._structure import decoder_layers
 
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from fivefold.errors import ModelError
 from fivefold.redteam._gcg_prompt import Ids
-from fivefold.runtime._attention import Block, Plan, Prefix
 from fivefold.runtime._forward import Engine
+from fivefold.runtime._plan import Block, Plan, Prefix
 
 T = TypeVar("T")
 

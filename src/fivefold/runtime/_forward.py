@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fivefold.runtime import _attention
-from fivefold.runtime._attention import Block, KeysKnown, Plan, Prefix, Reading, attending, open_plan
+from fivefold.runtime._attention import KeysKnown
 from fivefold.runtime._lean import find, lean
+from fivefold.runtime._plan import Block, Plan, Prefix, Reading, attending, open_plan
 from fivefold.runtime._stand_in import changing
 from fivefold.runtime._structure import attention_configs, decoder_layers, keeps_logits
 from fivefold.runtime.crew import Crew, crew
@@ -71,13 +72,15 @@ class Engine:
         return int(length) if length else None
 
     def token_bytes(self) -> int:
-        """Bytes that the keys and values of one token take."""
+        """Bytes that the keys and values of one token being decoded take."""
         config: Any = self.module.config
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         weight: Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
-        return 2 * len(self.layers) * int(heads) * int(head) * weight.element_size()
+        return (
+            2 * len(self.layers) * int(heads) * int(head) * _attention.slot_dtype(weight.device, weight.dtype).itemsize
+        )
 
     def forward(self, ids: Sequence[int], positions: Sequence[int], plan: Plan, read: Sequence[int]) -> Tensor:
         """Float32 logits [len(read), V] at rows `read` of one packed row of tokens.

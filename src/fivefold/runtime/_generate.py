@@ -23,8 +23,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fivefold.runtime._attention import Block, Plan, Prefix, Slots
 from fivefold.runtime._forward import Engine
+from fivefold.runtime._plan import Block, Plan, Prefix, Slots
 from fivefold.runtime._prepacked import prepacked
 from fivefold.runtime._sample import pick
 from fivefold.runtime._tree import build

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fivefold.runtime._attention import Block, Plan, Prefix
+from fivefold.runtime._plan import Block, Plan, Prefix
 from fivefold.runtime._tree import Node
 from fivefold.runtime.crew import Crew, even
 
