@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from _tiny import tiny_folder
+from fivefold.runtime import _attention
+from fivefold.runtime._lean import find
 from fivefold.runtime.load import load
 from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Request
@@ -62,6 +64,33 @@ def test_generation_is_the_modules_own_where_the_choice_is_clear(low: Any) -> No
                 logits = low.module(torch.tensor([ids])).logits[0, -1].float()
             assert float(logits.max() - logits[token]) < 0.1, "the likeliest token, or a tie within rounding"
             ids = [*ids, token]
+
+
+def test_keys_of_answers_are_kept_in_float32_on_a_cpu(low: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    decode = _attention._attend_slots
+
+    def seen(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *rest: Any) -> Any:
+        kept.append((q.dtype, keys.dtype, values.dtype))
+        return decode(q, keys, values, *rest)
+
+    monkeypatch.setattr(_attention, "_attend_slots", seen)
+    request = Request(messages=(Message(role="user", content=HEADER),), max_new_tokens=4)
+    assert low.generate([request])[0].error is None
+    assert set(kept) == {(torch.float32,) * 3}
+    config = low.module.config
+    in_float32 = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    assert low.engine.token_bytes() == in_float32
+
+
+def test_norms_and_mlps_are_the_modules_own_but_for_rounding(low: Any) -> None:
+    parts = find(low.module)
+    assert {type(part.module).__name__ for part in parts} >= {"LlamaRMSNorm", "LlamaMLP"}
+    with torch.no_grad():
+        for part in parts:
+            width = low.module.config.hidden_size
+            x = torch.randn(1, 7, width, generator=torch.Generator().manual_seed(0)).bfloat16()
+            torch.testing.assert_close(part.forward(x), type(part.module).forward(part.module, x), rtol=1e-2, atol=1e-2)
 
 
 def test_the_dtype_is_part_of_the_model_and_known_behind_wrappers(folder: Path, low: Any) -> None:

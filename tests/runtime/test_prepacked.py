@@ -15,7 +15,10 @@ from fivefold.runtime._structure import share
 from fivefold.runtime.protocol import Request, WhiteBox
 from fivefold.types import Message
 
-pytestmark = pytest.mark.skipif(not _prepacked._agrees(320, 256), reason="this processor's torch has no MKL")
+F32, BF16 = torch.float32, torch.bfloat16
+pytestmark = pytest.mark.skipif(not _prepacked._agrees(320, 256, F32), reason="this processor's torch has no MKL")
+has_bf16 = pytest.mark.skipif(not _prepacked._can_lay_out(BF16), reason="this processor does not multiply bfloat16")
+KINDS = [F32, pytest.param(BF16, marks=has_bf16)]
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +41,15 @@ class Two(nn.Module):
         return out
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 2, 5, 16, 31, FEW, FEW + 1])
-def test_products_are_those_of_the_plain_layer(rows: int) -> None:
-    module, x = Two(), torch.randn(1, rows, 256)
+def test_products_are_those_of_the_plain_layer(rows: int, kind: torch.dtype) -> None:
+    module, x = Two().to(kind), torch.randn(1, rows, 256).to(kind)
     plain = module(x)
+    apart = 1e-5 if kind == F32 else 2e-2
     with prepacked(module) as n:
         assert n == 2 and "forward" in vars(module.up) and "forward" not in vars(module.small)
-        torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(module(x), plain, rtol=apart, atol=apart)
     assert not any("forward" in vars(m) for m in module.modules())
 
 
@@ -53,8 +58,10 @@ def used(module: nn.Module) -> list[Any]:
         return [vars(m)["forward"]._forward.args[1] for m in (module.up, module.down) if "forward" in vars(m)]
 
 
-def test_blocks_are_kept_until_the_weight_changes() -> None:
-    module, x = Two(), torch.randn(1, 4, 256)
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_are_kept_until_the_weight_changes(kind: torch.dtype) -> None:
+    module, x = Two().to(kind), torch.randn(1, 4, 256).to(kind)
+    apart = 1e-5 if kind == F32 else 2e-2
     first = used(module)
     assert len(first) == 2 and all(a is b for a, b in zip(used(module), first, strict=True))
     module.up.weight.data[7, 3] += 1.0  # as peft merges an adapter: autograd's version of the weight stays
@@ -62,7 +69,7 @@ def test_blocks_are_kept_until_the_weight_changes() -> None:
     for _ in range(2):
         assert [b is first[1] for b in used(module)] == [True]
         with prepacked(module):
-            torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(module(x), plain, rtol=apart, atol=apart)
 
 
 def test_a_weight_that_lies_the_right_way_is_left() -> None:
@@ -82,7 +89,7 @@ def test_gradients_go_through_the_plain_layer() -> None:
 def test_forwards_of_others_and_other_dtypes_stay() -> None:
     module = Two()
     module.down.forward = lambda x: x  # type: ignore[method-assign]
-    module.up = module.up.to(torch.bfloat16)
+    module.up = module.up.to(torch.float16)
     with prepacked(module) as n:
         assert n == 0
     assert "forward" in vars(module.down)

@@ -44,7 +44,7 @@ def fuse_norms(module: nn.Module) -> int:
     n = 0
     for norm in module.modules():
         eps = norm_eps(norm)
-        if eps is not None and is_plain_norm(norm, eps):
+        if eps is not None and norm.weight.dtype == torch.float32 and is_plain_norm(norm, eps):
             norm.forward = partial(_forward, norm, eps, norm.forward)
             n += 1
     return n

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from fivefold.runtime._stand_in import standing_in
 
+DTYPES = (torch.float32, torch.bfloat16)
+"""In which the lean forwards were compared with the modules' own."""
+
 GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 """The parts of a gated MLP by the names that transformers gives them."""
 
@@ -69,13 +72,23 @@ def norm_eps(norm: nn.Module) -> float | None:
 
 
 def is_plain_norm(norm: Any, eps: float) -> bool:
-    """Whether the norm computes w x / rms(x) in float32, seen on numbers: some models multiply by 1 + w."""
+    """Whether the norm computes w x / rms(x), the division in float32, seen on numbers: some models multiply by 1 + w."""
     weight: Tensor = norm.weight
-    if weight.dtype != torch.float32 or weight.is_meta:
+    if weight.dtype not in DTYPES or weight.is_meta:
         return False
     with torch.no_grad():
-        x = torch.linspace(-2.0, 3.0, 2 * len(weight), device=weight.device).view(1, 2, -1)
-        return torch.allclose(type(norm).forward(norm, x), scaled(x, weight, inverse_rms(x, eps)), rtol=1e-4, atol=1e-5)
+        x = torch.linspace(-2.0, 3.0, 2 * len(weight), device=weight.device).view(1, 2, -1).to(weight.dtype)
+        apart = 1e-4 if weight.dtype == torch.float32 else 1e-2
+        return torch.allclose(type(norm).forward(norm, x), normed(x, weight, eps), rtol=apart, atol=apart / 10)
+
+
+def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """w x / rms(x) in x's dtype, the division in float32."""
+    if x.dtype == torch.float32:
+        return scaled(x, weight, inverse_rms(x, eps))
+    wide = x.float()
+    y: Tensor = wide.mul_(inverse_rms(wide, eps)).to(x.dtype).mul_(weight)
+    return y
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -92,24 +105,24 @@ def scaled(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
 
 
 def _norm(norm: Any, eps: float, x: Tensor) -> Tensor:
-    if x.dtype != torch.float32 or torch.is_grad_enabled():
+    if x.dtype != norm.weight.dtype or torch.is_grad_enabled():
         return cast(Tensor, type(norm).forward(norm, x))
-    return scaled(x, norm.weight, inverse_rms(x, eps))
+    return normed(x, norm.weight, eps)
 
 
 def _looks_gated(mlp: Any) -> bool:
-    """Whether a module has a gated MLP's parts, in float32, and an activation that may be multiplied in place."""
+    """Whether a module has a gated MLP's parts, in float32 or bfloat16, and an activation that may be multiplied in place."""
     if {name for name, _ in mlp.named_children()} != GATED or type(mlp.act_fn).__name__ not in MAKING_NEW:
         return False
     weight = getattr(mlp.gate_proj, "weight", None)
-    return isinstance(weight, Tensor) and weight.dtype == torch.float32 and not weight.is_meta
+    return isinstance(weight, Tensor) and weight.dtype in DTYPES and not weight.is_meta
 
 
 def _is_gated(mlp: Any) -> bool:
     """Whether it computes down(act(gate x) · up x) and nothing else, seen on numbers."""
     weight: Tensor = mlp.gate_proj.weight
     with torch.no_grad():
-        x = torch.linspace(-2.0, 3.0, 2 * weight.shape[-1], device=weight.device).view(1, 2, -1)
+        x = torch.linspace(-2.0, 3.0, 2 * weight.shape[-1], device=weight.device).view(1, 2, -1).to(weight.dtype)
         return torch.allclose(type(mlp).forward(mlp, x), _gated(mlp, x), rtol=1e-4, atol=1e-5)
 
 

@@ -1,9 +1,9 @@
 """Weights of linear layers laid out beforehand for products with few rows.
 
-A decoding step multiplies every weight with one row a running request. MKL copies a weight into blocks of its own order
-for each product, and with few rows that copy costs as much as the product itself. Here the blocks are made once and kept
-as long as the weight lives: half the time of the head's product with 16 rows, a quarter less for a whole decoding step,
-and the same numbers (docs/guides/speed.md).
+A decoding step multiplies every weight with one row a running request. A library of matrix products copies a weight into
+blocks of its own order for each product (MKL for float32, oneDNN for bfloat16), and with few rows that copy costs as much as
+the product itself. Here the blocks are made once and kept as long as the weight lives. What that gains is measured by
+`make bench NAME=prepacked` (docs/decisions/prepacked-weights.md).
 
 The blocks take as much memory as the weights, so they are made only where there is plenty. A weight that was changed, by
 an optimizer or behind autograd's back as peft merges adapters, is found by its sum of bits and stays as it lies from then
@@ -32,7 +32,8 @@ from fivefold.runtime.memory import free_bytes
 LOG = logging.getLogger(__name__)
 
 FEW = 256
-"""Most rows of a product for which the blocks are used; with more, laying out is cheap beside the product."""
+"""Rows for which weights are laid out, and most rows for which MKL's blocks are used; with more, laying out is cheap beside
+the product. oneDNN's serve any number."""
 
 SHARE = 0.25
 """Part of the free memory that the blocks of a model may take."""
@@ -44,6 +45,7 @@ ROWS = (1, 3, 8, 17, 64, FEW)
 """Rows for which the blocks' product is compared with the plain one before it is used."""
 
 _CPU = torch.device("cpu")
+_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ _kept: Any = WeakTensorKeyDictionary()
 def prepacked(module: nn.Module) -> Iterator[int]:
     """Within the block, linear layers of `module` multiply few rows by prepacked weights; gives how many layers do.
 
-    None where the weights are not float32 on a CPU with MKL, where memory is short, or where a trial shows that MKL's
-    result differs. Layers whose forward was replaced, or that are no plain `nn.Linear`, stay as they are.
+    None where the weights are not float32 on a CPU with MKL or bfloat16 on one that multiplies it, where memory is short, or
+    where a trial shows that the result differs. Layers whose forward was replaced, or that are no plain
+    `nn.Linear`, stay as they are.
     """
     layers = _layers(module)
     try:
@@ -81,36 +84,45 @@ def prepacked(module: nn.Module) -> Iterator[int]:
 def _layers(module: nn.Module) -> list[nn.Linear]:
     """The layers whose weights can be laid out, none where memory is short."""
     linear = [m for m in module.modules() if type(m) is nn.Linear and "forward" not in vars(m) and _fits(m.weight)]
-    shapes = {(m.weight.shape[0], m.weight.shape[1]) for m in linear}
+    shapes = {(m.weight.shape[0], m.weight.shape[1], m.weight.dtype) for m in linear}
     if not linear or not all(_agrees(*shape) for shape in shapes):
         return []
-    missing = {id(m.weight): 4 * m.weight.numel() for m in linear if m.weight not in _kept}
+    missing = {id(m.weight): m.weight.nbytes for m in linear if m.weight not in _kept}
     free = free_bytes(_CPU)
     return linear if free is not None and sum(missing.values()) <= SHARE * free else []
 
 
 def _fits(weight: Tensor) -> bool:
     """Whether a weight is worth laying out; one that lies as [in, out] is read the right way already."""
-    plain = type(weight) in (Tensor, nn.Parameter) and weight.device.type == "cpu" and weight.dtype == torch.float32
-    return plain and weight.is_contiguous() and weight.numel() >= LEAST and weight.numel() % 2 == 0
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.device.type == "cpu" and weight.dtype in _DTYPES
+    return plain and weight.is_contiguous() and weight.numel() >= LEAST and weight.nbytes % 8 == 0
 
 
 @cache
-def _agrees(out: int, inner: int) -> bool:
+def _agrees(out: int, inner: int, dtype: torch.dtype) -> bool:
     """Whether a weight of this shape, laid out once, gives right products for any number of rows up to `FEW`.
 
     MKL promises it for the number that the weight was laid out for; that its order does not depend on it is seen here.
     """
-    if not (torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")):  # type: ignore[no-untyped-call]
+    if not _can_lay_out(dtype):
         return False
     draws = torch.Generator().manual_seed(0)
-    weight = torch.randn(min(out, 2048), inner, generator=draws)
+    weight = torch.randn(min(out, 2048), inner, generator=draws).to(dtype)
     packed = _packed(weight)
+    apart = 1e-4 if dtype == torch.float32 else 1e-2
     for rows in ROWS:
-        x = torch.randn(rows, inner, generator=draws)
-        if not torch.allclose(_product(x, packed, weight, None), F.linear(x, weight), rtol=1e-4, atol=1e-3):
+        x = torch.randn(rows, inner, generator=draws).to(dtype)
+        if not torch.allclose(_product(x, packed, weight, None), F.linear(x, weight), rtol=apart, atol=10 * apart):
             return False
     return True
+
+
+def _can_lay_out(dtype: torch.dtype) -> bool:
+    """Whether this torch and this processor can."""
+    if dtype == torch.float32:
+        return torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")  # type: ignore[no-untyped-call]
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")  # type: ignore[no-untyped-call]
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _blocks(weights: list[Tensor]) -> list[_Blocks]:
@@ -137,16 +149,19 @@ def _bits(weight: Tensor) -> int:
 
 
 def _packed(weight: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.mkl._mkl_reorder_linear_weight(weight, FEW))
+    if weight.dtype == torch.float32:
+        return cast(Tensor, torch.ops.mkl._mkl_reorder_linear_weight(weight, FEW))
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, FEW))
 
 
 def _product(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    rows = x.numel() // x.shape[-1]
-    return cast(Tensor, torch.ops.mkl._mkl_linear(x, packed, weight, bias, rows))
+    if weight.dtype == torch.float32:
+        return cast(Tensor, torch.ops.mkl._mkl_linear(x, packed, weight, bias, x.numel() // x.shape[-1]))
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
 
 
 def _forward(layer: nn.Linear, packed: Tensor, x: Tensor) -> Tensor:
-    few = 0 < x.numel() <= FEW * x.shape[-1]
-    if few and x.dtype == torch.float32 and not torch.is_grad_enabled():
+    few = 0 < x.numel() <= FEW * x.shape[-1] or (x.numel() > 0 and x.dtype == torch.bfloat16)
+    if few and x.dtype == layer.weight.dtype and not torch.is_grad_enabled():
         return _product(x, packed, layer.weight, layer.bias)
     return F.linear(x, layer.weight, layer.bias)
