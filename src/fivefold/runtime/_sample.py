@@ -12,6 +12,10 @@ NUCLEUS = 1024
 """Candidates looked at first for top-p; the whole vocabulary is sorted only if they do not hold the mass."""
 
 
+SPAN = 128
+"""Tokens of which the most likely one is found together."""
+
+
 class Draw(Protocol):
     """What sampling needs to know of a request."""
 
@@ -23,12 +27,23 @@ class Draw(Protocol):
 
 def pick(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
     """Next token of each request from float32 logits [n, V]."""
-    chosen: list[int] = logits.argmax(dim=1).tolist()
+    chosen: list[int] = likeliest(logits).tolist()
     for row, draw in enumerate(draws):
         if draw.temperature > 0 and draw.uniforms is not None:
             u = float(draw.uniforms[len(draw.tokens)])
             chosen[row] = sample(logits[row], draw.temperature, draw.top_p, u)
     return chosen
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The first of the most likely tokens of each row of [n, V]: torch's argmax in two steps; on a CPU the first one,
+    the maximum of each span, takes far less time than the place of the maximum of all."""
+    n, vocab = logits.shape
+    if vocab % SPAN:
+        return logits.argmax(dim=1)
+    spans = logits.view(n, vocab // SPAN, SPAN)
+    first = spans.amax(dim=2).argmax(dim=1)
+    return first * SPAN + spans[torch.arange(n, device=logits.device), first].argmax(dim=1)
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, u: float) -> int:
