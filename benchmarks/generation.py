@@ -1,17 +1,19 @@
 """Greedy answers of the embedded model against Inspect's `hf` provider and transformers' own `generate`.
 
 `generation-shared`: short questions behind one long system prompt, asked through Inspect. `generation-apart`: prompts
-that share nothing, in batches of 32 by `generate`. Float32 and one thread on both sides; rates are answer tokens per
-CPU-second, and the agreement says how many texts are the same to the last character.
+that share nothing, in batches of 32 by `generate`. One thread on both sides, float32, or with `BENCH_DTYPE=bfloat16` ours
+in bfloat16 beside the peers in float32 and in bfloat16. Rates are answer tokens per CPU-second; the agreement says how many
+texts are the same to the last character (in bfloat16 few stay so: a rounded tie leads to another word).
 """
 
 from __future__ import annotations
 
-from _common import emit, limit, one_thread, timed
+from _common import dtype, emit, limit, one_thread, peer_dtypes, timed
 
 one_thread()
 
 import asyncio  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 NEW_TOKENS = 64
@@ -120,46 +122,38 @@ def generate_answers(module: Any, tokenizer: Any, pairs: list[tuple[str, str]]) 
     return answers
 
 
-def compare(name: str, peer: str, package: str, model: Any, pairs: list[tuple[str, str]], ask_peer: Any) -> None:
-    """Time both sides on the same conversations and print the line."""
-    ours(model, pairs[:2]), ask_peer(pairs[:2])
+def compare(
+    name: str, peer: str, package: str, model: Any, pairs: list[tuple[str, str]], peers: dict[str, Any]
+) -> None:
+    """Time our side, then each of `peers` (what it computes in, and how it is asked) on the same conversations."""
+    ours(model, pairs[:2])
     mine, our_seconds = timed(lambda: ours(model, pairs))
-    other, their_seconds = timed(lambda: ask_peer(pairs))
-    same = sum(a == b for a, b in zip(mine, other, strict=True))
-    count = [sum(len(model.tokenizer(t)["input_ids"]) for t in texts) for texts in (mine, other)]
     prompt = sum(len(model.tokenizer(s + u)["input_ids"]) for s, u in pairs) / len(pairs)
-    agreement = {"prompts": len(pairs), "identical_texts": same, "tokens_a_prompt": round(prompt)}
-    unit = f"answer tokens/CPU-s, fp32, greedy, {NEW_TOKENS} new"
-    emit(name, peer, unit, count[0] / our_seconds, count[1] / their_seconds, agreement, package)
+    for theirs, ask in peers.items():
+        ask(pairs[:2])
+        other, their_seconds = timed(partial(ask, pairs))
+        same = sum(a == b for a, b in zip(mine, other, strict=True))
+        count = [sum(len(model.tokenizer(t)["input_ids"]) for t in texts) for texts in (mine, other)]
+        agreement = {"prompts": len(pairs), "identical_texts": same, "tokens_a_prompt": round(prompt)}
+        unit = f"answer tokens/CPU-s, {dtype()} against {theirs}, greedy, {NEW_TOKENS} new"
+        emit(name, peer, unit, count[0] / our_seconds, count[1] / their_seconds, agreement, package)
 
 
 def main() -> None:
-    """One line for each way of asking."""
+    """A line for each way of asking and each dtype of the peer."""
     from inspect_ai.model import get_model
 
     from fivefold.runtime.load import load
 
-    model = load("smollm2")
+    model = load("smollm2", dtype=dtype())
     folder = str(model.source.folder)
-    api = get_model("hf/smollm2", model_path=folder, device="cpu", do_sample=False, dtype="float32")
-    inner: Any = api.api
+    settings: dict[str, Any] = {"model_path": folder, "device": "cpu", "do_sample": False, "memoize": False}
+    apis: dict[str, Any] = {kind: get_model("hf/smollm2", dtype=kind, **settings) for kind in peer_dtypes()}
+    through_inspect = {kind: partial(inspect_answers, api) for kind, api in apis.items()}
+    by_generate = {kind: partial(generate_answers, api.api.model, api.api.tokenizer) for kind, api in apis.items()}
     count = limit(64)
-    compare(
-        "generation-shared",
-        "inspect hf",
-        "inspect_ai",
-        model,
-        conversations(count),
-        lambda pairs: inspect_answers(api, pairs),
-    )
-    compare(
-        "generation-apart",
-        "transformers generate, batch 32",
-        "transformers",
-        model,
-        apart(count),
-        lambda pairs: generate_answers(inner.model, inner.tokenizer, pairs),
-    )
+    compare("generation-shared", "inspect hf", "inspect_ai", model, conversations(count), through_inspect)
+    compare("generation-apart", "transformers generate, batch 32", "transformers", model, apart(count), by_generate)
 
 
 if __name__ == "__main__":
