@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from _common import limit, one_thread, timed
+from _common import dtype, limit, one_thread, timed
 
 one_thread()
 
@@ -16,6 +16,7 @@ import torch  # noqa: E402
 from _trl import (  # noqa: E402
     beside,
     fresh,
+    off_float32,
     peft_config,
     prepared,
     report,
@@ -37,7 +38,7 @@ def main() -> None:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    model, n, steps = load("smollm2"), limit(8), 3
+    model, n, steps = load("smollm2", dtype=dtype()), limit(8), 3
 
     def peer(**more: Any) -> Any:
         return DPOTrainer(
@@ -59,17 +60,20 @@ def main() -> None:
     loss = trainer.state.log_history[0]["loss"]
     config = TrainConfig(loss="dpo", row_tokens=1024)
 
-    def reference() -> list[list[torch.Tensor]]:
-        with adapter_off(trained):
-            return score(causal_lm(trained), items, config.row_tokens)
+    def reference(of: Any = trained) -> list[list[torch.Tensor]]:
+        with adapter_off(of):
+            return score(causal_lm(of), items, config.row_tokens)
 
     known, spent = min((timed(reference) for _ in range(steps)), key=lambda run: run[1])
     ours = stepping(params, lambda: backward(trained, items, known, config, dpo, dpo.Config(), None)[0], steps)
     trainer = peer()
     common = prepared(trainer, n)
-    trainer.train()
     gradient = same_gradient(params, plain.gradient)
-    agreement = report(ours, loss, gradient, pairs=n, reference_pass_cpu_s=round(spent, 2))
+    rounding = off_float32(
+        trainer.model, lambda t: backward(t, items, reference(t), config, dpo, dpo.Config(), None), params, plain
+    )
+    trainer.train()
+    agreement = report(ours, loss, gradient, pairs=n, reference_pass_cpu_s=round(spent, 2)) | rounding
     for name, seconds in (("dpo", ours["seconds"] + spent), ("dpo, reference pass known", ours["seconds"])):
         beside(name, "pairs per CPU-second", "DPOTrainer", (common, plain), agreement, ours, n / seconds)
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import limit, one_thread, timed
+from _common import dtype, limit, one_thread, timed
 
 one_thread()
 
@@ -56,7 +56,7 @@ def main() -> None:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    model, n = load("smollm2"), limit(2)
+    model, n = load("smollm2", dtype=dtype()), limit(2)
     texts = [t["prompt"] for t in triples(n)]
 
     def peer(**more: Any) -> tuple[Any, Watch, list[dict[str, Any]]]:

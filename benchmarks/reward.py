@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from _common import limit, one_thread
+from _common import dtype, limit, one_thread
 
 one_thread()
 
@@ -44,7 +44,7 @@ def main() -> None:
     from transformers import LlamaForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
-    model, n, steps = load("smollm2"), limit(8), 3
+    model, n, steps = load("smollm2", dtype=dtype()), limit(8), 3
     config = fresh(model).config
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.pad_token = PADDING

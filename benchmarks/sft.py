@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from _common import limit, one_thread
+from _common import dtype, limit, one_thread
 
 one_thread()
 
 from _trl import (  # noqa: E402
     beside,
     fresh,
+    off_float32,
     peft_config,
     prepared,
     report,
@@ -31,7 +32,7 @@ def main() -> None:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    model, n, steps = load("smollm2"), limit(8), 3
+    model, n, steps = load("smollm2", dtype=dtype()), limit(8), 3
     data = [{"prompt": t["prompt"], "completion": t["chosen"]} for t in triples(n)]
 
     def peer(**more: Any) -> Any:
@@ -53,8 +54,11 @@ def main() -> None:
     ours = stepping(params, lambda: backward(trained, items, None, config, sft, sft.Config(), None)[0], steps)
     trainer = peer()
     common = prepared(trainer, n)
+    rounding = off_float32(
+        trainer.model, lambda t: backward(t, items, None, config, sft, sft.Config(), None), params, plain
+    )
     trainer.train()
-    agreement = report(ours, loss, same_gradient(params, plain.gradient), examples=n)
+    agreement = report(ours, loss, same_gradient(params, plain.gradient), examples=n) | rounding
     beside("sft", "examples per CPU-second", "SFTTrainer", (common, plain), agreement, ours, n / ours["seconds"])
 
 

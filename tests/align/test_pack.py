@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, common_start, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.errors import TrainingError
+from fivefold.runtime.load import load
 
 
 def alone(module: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
@@ -76,6 +78,37 @@ def test_fused_adapters_are_pefts_own(model: Any) -> None:
     plain = answer_logps(packed_copy(model.module), pack(items))
     torch.testing.assert_close(found[0][1], plain, atol=1e-4, rtol=0)
     assert (found[0][0] - plain).abs().max() > 0.1
+
+
+def test_over_bfloat16_weights_fused_adapters_stay_float32_and_near_it(folder: Path) -> None:
+    """Their gradients, against the same weights and factors computed in float32 throughout."""
+    low, items, found = load(str(folder), dtype="bfloat16"), random_items(4, 2), []
+    for module in (low.module, copy.deepcopy(low.module).float()):
+        torch.manual_seed(0)
+        trained = trainable_copy(module, Lora(r=4, alpha=12))
+        params = trainable(trained)
+        with torch.no_grad():
+            for p in params.values():
+                p.normal_(0, 0.1)
+        assert {p.dtype for p in params.values()} == {torch.float32}
+        logps = answer_logps(causal_lm(trained), pack(items))
+        logps.sum().backward()
+        with torch.no_grad():
+            again = answer_logps(causal_lm(trained), pack(items))
+        torch.testing.assert_close(again, logps.detach(), atol=0.1, rtol=0.02)
+        found.append((logps.detach(), torch.cat([p.grad.flatten() for p in params.values()])))
+    (logps, grad), (wide, wide_grad) = found
+    torch.testing.assert_close(logps, wide, atol=0.1, rtol=0.02)
+    assert grad.dtype == torch.float32 and (grad - wide_grad).norm() < 0.05 * wide_grad.norm()
+
+
+def test_all_weights_trained_in_bfloat16_are_warned_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    low = load(str(folder), dtype="bfloat16")
+    with caplog.at_level("WARNING", logger="fivefold.align"):
+        trainable_copy(low.module, Lora(r=2))
+        assert not caplog.records
+        trainable_copy(low.module, None)
+    assert "load the model in float32" in caplog.text
 
 
 @pytest.mark.parametrize(("changes", "n"), [({}, 28), ({"dropout": 0.1}, 0), ({"dora": True}, 0)])

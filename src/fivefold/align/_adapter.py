@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -23,6 +24,9 @@ from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime import _attention
 from fivefold.runtime._stand_in import copied
 from fivefold.runtime._structure import decoder_layers, share
+
+HALF = (torch.bfloat16, torch.float16)
+LOG = logging.getLogger("fivefold.align")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,12 @@ def trainable_copy(
             "the model already carries an adapter", next_step="train the base, with the adapter's folder as `start`"
         )
     full = lora is None and start is None
+    if full and next(module.parameters()).dtype in HALF and not split:
+        LOG.warning(
+            "all weights are trained in %s, and steps smaller than a 256th of a weight are lost in it: load the model in float32, "
+            "or train an adapter, which is float32 in every case",
+            str(next(module.parameters()).dtype).removeprefix("torch."),
+        )
     if split:
         module = aside(module)
     elif full:

@@ -1,7 +1,8 @@
 """LoRA layers of peft with one fused forward and backward: the same numbers in about two thirds of the time on a CPU.
 
 peft computes W x, then s·B(A x), then their sum: five passes over tensors as large as the layer's output, and as many
-again in the backward pass. Here the low-rank product is accumulated into the output by the matrix product itself.
+again in the backward pass. Here the low-rank product is accumulated into the output by the matrix product itself. Over
+weights in half precision the factors, which peft keeps in float32, are rounded to it for the products, as autocast does.
 Layers with dropout, DoRA, several adapters or a bias keep peft's own forward.
 """
 
@@ -13,12 +14,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+HALF = (torch.bfloat16,)
+"""Dtypes of weights to which factors in float32 are rounded for the products."""
+
 
 class _FusedLora(torch.autograd.Function):
-    """y = x Wᵀ + s (x Aᵀ) Bᵀ for x [T, I], frozen W [O, I], A [r, I], B [O, r]."""
+    """y = x Wᵀ + s (x Aᵀ) Bᵀ for x [T, I], frozen W [O, I], A [r, I], B [O, r]; products in the dtype of x and W."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        ctx.kinds = a.dtype, b.dtype
+        a, b = a.to(weight.dtype), b.to(weight.dtype)
         low = x @ a.T
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scale = scale
@@ -30,8 +36,8 @@ class _FusedLora(torch.autograd.Function):
         (grad,) = grads
         grad_low = (grad @ b).mul_(ctx.scale)
         # the narrow side first: a product with r rows is several times faster than one with r columns
-        grad_b = torch.mm(low.T, grad).T.mul(ctx.scale)
-        grad_a = torch.mm(grad_low.T, x)
+        grad_b = torch.mm(low.T, grad).T.to(ctx.kinds[1]).mul(ctx.scale)
+        grad_a = torch.mm(grad_low.T, x).to(ctx.kinds[0])
         grad_x = torch.mm(grad, weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
         return grad_x, None, grad_a, grad_b, None
 
@@ -70,8 +76,11 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return cast(Tensor, base(x))
     name = layer.active_adapters[0]
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    if base.weight.dtype != a.dtype:
+    if base.weight.dtype != x.dtype or (a.dtype != x.dtype and x.dtype not in HALF):
         return cast(Tensor, type(layer).forward(layer, x, *args, **kwargs))
-    flat = x.reshape(-1, x.shape[-1])
-    y = _FusedLora.apply(flat, base.weight, a, b, layer.scaling[name])  # type: ignore[no-untyped-call]
+    flat, scale = x.reshape(-1, x.shape[-1]), layer.scaling[name]
+    if torch.is_grad_enabled():
+        y = _FusedLora.apply(flat, base.weight, a, b, scale)  # type: ignore[no-untyped-call]
+    else:  # the base as a module, whose weight may be prepacked
+        y = base(flat).addmm_(flat @ a.to(x.dtype).T, b.to(x.dtype).T, alpha=scale)
     return cast(Tensor, y.view(*x.shape[:-1], y.shape[-1]))

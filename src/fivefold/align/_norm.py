@@ -13,30 +13,31 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fivefold.runtime._lean import inverse_rms, is_plain_norm, norm_eps, scaled
+from fivefold.runtime._lean import DTYPES, inverse_rms, is_plain_norm, norm_eps, scaled
 
 
 class _FusedNorm(torch.autograd.Function):
-    """y = w x / rms(x) for x [..., D] and w [D], where rms(x)² = mean(x²) + eps."""
+    """y = w x / rms(x) for x [..., D] and w [D], where rms(x)² = mean(x²) + eps, the division in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        inverse = inverse_rms(x, eps)
+        wide = x.float()
+        inverse = inverse_rms(wide, eps)
         ctx.save_for_backward(x, weight, inverse)
-        return scaled(x, weight, inverse)
+        return scaled(wide, weight, inverse) if wide is x else wide.mul_(inverse).to(x.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, inverse = ctx.saved_tensors
-        (grad,) = grads
+        wide, grad = x.float(), grads[0].float()
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = (grad * x).mul_(inverse).flatten(0, -2).sum(0)
+            grad_weight = (grad * wide).mul_(inverse).flatten(0, -2).sum(0).to(weight.dtype)
         if not ctx.needs_input_grad[0]:
             return None, grad_weight, None
         grad_x = grad * weight
-        along = (grad_x * x).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
-        return grad_x.mul_(inverse).addcmul_(x, along, value=-1), grad_weight, None
+        along = (grad_x * wide).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
+        return grad_x.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype), grad_weight, None
 
 
 def fuse_norms(module: nn.Module) -> int:
@@ -44,13 +45,13 @@ def fuse_norms(module: nn.Module) -> int:
     n = 0
     for norm in module.modules():
         eps = norm_eps(norm)
-        if eps is not None and norm.weight.dtype == torch.float32 and is_plain_norm(norm, eps):
+        if eps is not None and is_plain_norm(norm, eps):
             norm.forward = partial(_forward, norm, eps, norm.forward)
             n += 1
     return n
 
 
 def _forward(norm: Any, eps: float, plain: Any, x: Tensor) -> Tensor:
-    if x.dtype != torch.float32 or norm.weight.dtype != torch.float32:
+    if x.dtype != norm.weight.dtype or x.dtype not in DTYPES:
         return cast(Tensor, plain(x))
     return cast(Tensor, _FusedNorm.apply(x, norm.weight, eps))  # type: ignore[no-untyped-call]

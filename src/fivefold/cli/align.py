@@ -98,6 +98,10 @@ def align(
             "--start", help="grpo: an adapter's folder to begin from, say a model organism's; MODEL is its base."
         ),
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="What MODEL is loaded and trained in: float32 (default), bfloat16, auto."),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train MODEL with a recipe; the result is a model version with its parent recorded.
@@ -125,6 +129,7 @@ def align(
         reward=reward or plan.reward,
         gold=gold or plan.gold,
         start=start,
+        dtype=dtype or plan.dtype,
         on_step=watch.step,
         on_data=watch.data,
     )

@@ -18,6 +18,9 @@ from fivefold.types import digest
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config", "architectures")
 """Configuration keys that do not change what the model computes."""
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a local model is loaded in."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
@@ -39,6 +42,10 @@ class Fingerprint:
     def with_adapter(self, adapter: str) -> Fingerprint:
         """The fingerprint with one more adapter on top."""
         return replace(self, adapters=(*self.adapters, adapter))
+
+    def dtype_of(self, wanted: str) -> str | None:
+        """The dtype in which a model of these parts has the digest `wanted`; None where it has it in none."""
+        return next((kind for kind in DTYPES if replace(self, dtype=kind).digest == wanted), None)
 
     def with_interventions(self, interventions: Sequence[Intervention]) -> Fingerprint:
         """The fingerprint with more interventions after those already there."""

@@ -27,6 +27,7 @@ class AlignPlan(BaseModel):
     fivefold: Literal[1]
     recipe: str
     model: str = "smollm2"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     data: Path | None = None
     limit: int | None = Field(default=None, gt=0)
     seed: int = 0

@@ -24,6 +24,9 @@ from fivefold.thread.training_data import file_origin, shipped_origin
 from fivefold.thread.training_request import OnStage, Training
 from fivefold.types import Case, ModelVersion, digest
 
+DTYPES = ("float32", "bfloat16", "auto")
+"""What a model is trained in. float16 would need its losses scaled, which nothing here does."""
+
 OnData = Callable[[Datasheet], None]
 
 
@@ -67,6 +70,7 @@ def align_model(
     reward: Sequence[str] = (),
     gold: Sequence[str] = (),
     start: Path | None = None,
+    dtype: str = "float32",
     on_step: OnStage | None = None,
     on_data: OnData | None = None,
 ) -> dict[str, Any]:
@@ -74,9 +78,12 @@ def align_model(
 
     `contaminated` says what follows when training data repeats held-out cases (`training_data.Policy`); `feedback` and
     `constitution` are the constitutional recipe's. `reward`, `gold` (`align.rewards.named`) and `start`, an adapter of
-    the same base to begin from, are GRPO's. Rewards may name Python files, which are run.
+    the same base to begin from, are GRPO's. Rewards may name Python files, which are run. `dtype` is what the model is
+    loaded and trained in; adapters are float32 in every case.
     """
     one_process("a recipe")
+    if dtype not in DTYPES:
+        raise UsageError(f"models are not trained in {dtype!r} here", expected=" or ".join(DTYPES))
     if recipe not in ("patch", *RECIPES):
         raise UnknownNameError("recipe", recipe, ("patch", *RECIPES))
     if recipe == "patch":
@@ -84,6 +91,7 @@ def align_model(
             raise UsageError("the patch recipe takes no settings here", next_step="write them into a plan")
         return _align_patch(
             spec,
+            dtype=dtype,
             data=data,
             out=out,
             limit=limit,
@@ -93,7 +101,7 @@ def align_model(
             on_data=on_data,
         )
     ask = Training(
-        model=_open_model(spec, "training"),
+        model=_open_model(spec, "training", dtype),
         out=out or Path(),
         data=data,
         limit=limit,
@@ -139,6 +147,7 @@ def align_model(
 def _align_patch(
     spec: str,
     *,
+    dtype: str,
     data: Path | None,
     out: Path | None,
     limit: int | None,
@@ -149,7 +158,7 @@ def _align_patch(
 ) -> dict[str, Any]:
     harms, benign = _training_data(data)
     found = patch_data(harms, benign, policy=contaminated)
-    model = _open_model(spec, "training")
+    model = _open_model(spec, "training", dtype)
     with Store.open() as store:
         run = f"align-{digest(['patch', model.fingerprint, digest(harms), limit, seed])[:8]}"
         folder = out or store.home / "runs" / run / "patch"
@@ -257,8 +266,8 @@ def _training_data(data: Path | None) -> tuple[Sequence[Case], Sequence[Case]]:
     return harms, benign
 
 
-def _open_model(spec: str, for_: str) -> WhiteBox:
-    model: Model = load(spec)
+def _open_model(spec: str, for_: str, dtype: str = "float32") -> WhiteBox:
+    model: Model = load(spec, **({} if dtype == "float32" else {"dtype": dtype}))
     require(model, Capability.ACTIVATIONS, for_=for_)
     assert isinstance(model, WhiteBox)
     return model

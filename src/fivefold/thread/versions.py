@@ -10,7 +10,9 @@ from typing import Any
 
 from fivefold.errors import UnknownNameError, UsageError
 from fivefold.evidence import Store
+from fivefold.runtime.fingerprint import Fingerprint
 from fivefold.runtime.load import load, register_loader
+from fivefold.runtime.precision import dtype_of
 from fivefold.runtime.protocol import Model, WhiteBox
 from fivefold.types import ModelVersion
 
@@ -20,7 +22,8 @@ SHORTEST = 6
 
 
 def load_version(spec: str, **options: Any) -> Model:
-    """The model that `version:ID` names; its parents are opened first. `options` belong to the base's backend."""
+    """The model that `version:ID` names; its parents are opened first. `options` belong to the base's backend; without a
+    `dtype` among them the base is opened in what it was recorded in."""
     with Store.open() as store:
         return _opened(store, _named(store, spec.partition(":")[2]), options)
 
@@ -37,7 +40,7 @@ def _named(store: Store, start: str) -> ModelVersion:
 
 def _opened(store: Store, version: ModelVersion, options: dict[str, Any]) -> Model:
     if not version.parent:
-        return load(version.source, **options)
+        return _as_recorded(version, options)
     if "adapter" not in version.artifacts:
         raise UsageError(
             f"{version.name} is more than an adapter on its parent",
@@ -47,7 +50,7 @@ def _opened(store: Store, version: ModelVersion, options: dict[str, Any]) -> Mod
     parent = _opened(store, _named(store, version.parent), options)
     assert isinstance(parent, WhiteBox)
     model = parent.with_adapter(str(store.artifact(version.artifacts["adapter"])), name=version.name)
-    if model.fingerprint != version.id:
+    if not _is(model, version):
         raise UsageError(
             f"{version.name} is not what it was",
             expected=version.id[:12],
@@ -55,6 +58,22 @@ def _opened(store: Store, version: ModelVersion, options: dict[str, Any]) -> Mod
             next_step="its base has changed: train it again",
         )
     return model
+
+
+def _as_recorded(version: ModelVersion, options: dict[str, Any]) -> Model:
+    """A model without parents, in the asked dtype or in that of the version."""
+    model = load(version.source, **options)
+    parts = getattr(model, "parts", None)
+    kind = parts.dtype_of(version.id) if isinstance(parts, Fingerprint) and "dtype" not in options else None
+    return model if kind in (None, dtype_of(model)) else load(version.source, dtype=kind, **options)
+
+
+def _is(model: WhiteBox, version: ModelVersion) -> bool:
+    """Whether a model is the version, in whatever dtype."""
+    parts = getattr(model, "parts", None)
+    if isinstance(parts, Fingerprint):
+        return parts.dtype_of(version.id) is not None
+    return model.fingerprint == version.id
 
 
 register_loader(SCHEME, load_version)
