@@ -1,13 +1,13 @@
 """A decoding step with weights laid out beforehand against the same step with weights as they lie.
 
-Greedy answers to prompts that share nothing, 24 new tokens, as many requests as a step has rows; both ways in turn, float32
-and one thread. Counted are the steps in which all requests decode and none joins: the median of all of them, in CPU-seconds
-of the thread that computes. The agreement says how many answers are the same to the last token.
+Greedy answers to prompts that share nothing, 24 new tokens, as many requests as a step has rows; both ways in turn, one
+thread, float32 or what `BENCH_DTYPE` says. Counted are the steps in which all requests decode and none joins: the median of
+all of them, in CPU-seconds of the thread that computes. The agreement says how many answers are the same to the last token.
 """
 
 from __future__ import annotations
 
-from _common import emit, limit, one_thread
+from _common import dtype, emit, limit, one_thread
 
 one_thread()
 
@@ -54,7 +54,7 @@ def steps(model: Any, requests: Sequence[Request], seconds: list[float]) -> list
 
 def main() -> None:
     """One line for each number of rows."""
-    model, rounds, laid_out = load("smollm2"), limit(3), _generate.prepacked
+    model, rounds, laid_out = load("smollm2", dtype=dtype()), limit(3), _generate.prepacked
     for rows in ROWS:
         requests = [
             Request(
@@ -69,6 +69,8 @@ def main() -> None:
             for ahead in (False, True):
                 with patch.object(_generate, "prepacked", laid_out if ahead else as_they_lie):
                     answers[ahead] = steps(model, requests, seconds[ahead])
+        if not all(seconds.values()):
+            raise SystemExit(f"no step of {rows} rows was seen: an answer ended before all had joined")
         ours, theirs = (1 / median(seconds[ahead]) for ahead in (True, False))
         agreement = {
             "requests": rows,
@@ -76,7 +78,9 @@ def main() -> None:
             "steps": len(seconds[True]),
             "tokens_a_cpu_s_in_these_steps": round(rows * ours, 1),
         }
-        emit(f"prepacked-{rows}", "weights as they lie", "decoding steps/CPU-s, fp32", ours, theirs, agreement, "")
+        emit(
+            f"prepacked-{rows}", "weights as they lie", f"decoding steps/CPU-s, {dtype()}", ours, theirs, agreement, ""
+        )
 
 
 if __name__ == "__main__":

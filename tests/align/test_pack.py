@@ -95,7 +95,14 @@ def test_over_bfloat16_weights_fused_adapters_stay_float32_and_near_it(folder: P
         logps.sum().backward()
         with torch.no_grad():
             again = answer_logps(causal_lm(trained), pack(items))
-        torch.testing.assert_close(again, logps.detach(), atol=0.1, rtol=0.02)
+            torch.testing.assert_close(again, logps.detach(), atol=0.1, rtol=0.02)
+            for p in params.values():
+                p.mul_(2.0)  # what was rounded before is no longer the factor
+            doubled = answer_logps(causal_lm(trained), pack(items))
+            assert (doubled - again).abs().max() > 0.5
+            for p in params.values():
+                p.mul_(0.5)
+            assert torch.equal(answer_logps(causal_lm(trained), pack(items)), again)
         found.append((logps.detach(), torch.cat([p.grad.flatten() for p in params.values()])))
     (logps, grad), (wide, wide_grad) = found
     torch.testing.assert_close(logps, wide, atol=0.1, rtol=0.02)

@@ -82,5 +82,19 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if torch.is_grad_enabled():
         y = _FusedLora.apply(flat, base.weight, a, b, scale)  # type: ignore[no-untyped-call]
     else:  # the base as a module, whose weight may be prepacked
-        y = base(flat).addmm_(flat @ a.to(x.dtype).T, b.to(x.dtype).T, alpha=scale)
+        a, b = _rounded(layer, a, b, x.dtype)
+        y = base(flat).addmm_(flat @ a.T, b.T, alpha=scale)
     return cast(Tensor, y.view(*x.shape[:-1], y.shape[-1]))
+
+
+def _rounded(layer: Any, a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The factors in `dtype`, rounded once as long as nobody writes into them: a decoding step has little else to do."""
+    if a.dtype == dtype:
+        return a, b
+    state = (a, a._version, b, b._version, dtype)
+    known = vars(layer).get("_factors")
+    if known is None or not all(
+        x is y or (isinstance(x, int) and x == y) for x, y in zip(known[0], state, strict=True)
+    ):
+        known = layer._factors = (state, (a.detach().to(dtype), b.detach().to(dtype)))
+    return cast(tuple[Tensor, Tensor], known[1])

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fivefold.runtime._lean import DTYPES, inverse_rms, is_plain_norm, norm_eps, scaled
+from fivefold.runtime._lean import DTYPES, inverse_rms, is_plain_norm, norm_eps, normed
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -24,7 +24,7 @@ class _FusedNorm(torch.autograd.Function):
         wide = x.float()
         inverse = inverse_rms(wide, eps)
         ctx.save_for_backward(x, weight, inverse)
-        return scaled(wide, weight, inverse) if wide is x else wide.mul_(inverse).to(x.dtype).mul_(weight)
+        return normed(x, weight, eps, inverse)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -54,4 +54,6 @@ def fuse_norms(module: nn.Module) -> int:
 def _forward(norm: Any, eps: float, plain: Any, x: Tensor) -> Tensor:
     if x.dtype != norm.weight.dtype or x.dtype not in DTYPES:
         return cast(Tensor, plain(x))
+    if not torch.is_grad_enabled():
+        return normed(x, norm.weight, eps)
     return cast(Tensor, _FusedNorm.apply(x, norm.weight, eps))  # type: ignore[no-untyped-call]

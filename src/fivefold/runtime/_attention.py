@@ -172,8 +172,10 @@ def _whole(plan: Plan, block: Block, ask: Ask, q: Tensor, k: Tensor, v: Tensor) 
         k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
     if ask.softcap is None and ask.sinks is None:
         kind = torch.promote_types(q.dtype, torch.float32) if q.device.type == "cpu" else q.dtype  # as in `_pieces`
-        wide, mask = (x.to(kind) for x in (q, k, v)), None if bias is None else bias.to(kind)
-        seen = F.scaled_dot_product_attention(*wide, attn_mask=mask, is_causal=bias is None, scale=ask.scale)
+        wide, mask = q.to(kind), None if bias is None else bias.to(kind)
+        seen = F.scaled_dot_product_attention(
+            wide, k.to(kind), v.to(kind), attn_mask=mask, is_causal=bias is None, scale=ask.scale
+        )
         return seen[0].transpose(0, 1).to(q.dtype)
     scores = q @ k.transpose(-1, -2) * ask.scale
     if ask.softcap is not None:

@@ -82,13 +82,12 @@ def is_plain_norm(norm: Any, eps: float) -> bool:
         return torch.allclose(type(norm).forward(norm, x), normed(x, weight, eps), rtol=apart, atol=apart / 10)
 
 
-def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """w x / rms(x) in x's dtype, the division in float32."""
-    if x.dtype == torch.float32:
-        return scaled(x, weight, inverse_rms(x, eps))
+def normed(x: Tensor, weight: Tensor, eps: float, inverse: Tensor | None = None) -> Tensor:
+    """w x / rms(x) in x's dtype, the division in float32; `inverse` is 1 / rms(x) where that is known."""
     wide = x.float()
-    y: Tensor = wide.mul_(inverse_rms(wide, eps)).to(x.dtype).mul_(weight)
-    return y
+    inverse = inverse_rms(wide, eps) if inverse is None else inverse
+    y: Tensor = (x * inverse) if wide is x else wide.mul_(inverse).to(x.dtype)
+    return y.mul_(weight)
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -96,12 +95,6 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
     squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     inverse: Tensor = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
     return inverse
-
-
-def scaled(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
-    """w x / rms(x)."""
-    y: Tensor = (x * inverse).mul_(weight)
-    return y
 
 
 def _norm(norm: Any, eps: float, x: Tensor) -> Tensor:
