@@ -9,7 +9,7 @@ PLAN ?= plans/smollm2.yaml
 # Bytecode is kept even where the environment says otherwise: a process without it compiles its imports anew, half a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup setup-dev run smoke test lint bench clean
+.PHONY: setup setup-dev sandbox run smoke test lint bench clean
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"fivefold needs Python 3.11 or newer, found {v[0]}.{v[1]}: make PYTHON=python3.11 run")'
@@ -23,6 +23,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
+
+# The sandbox's tests need bubblewrap, which no Python package brings.
+sandbox:
+	@command -v bwrap >/dev/null || { echo "Installing bubblewrap, which the sandbox's tests need" && \
+	  apt-get update -qq && apt-get install -y -qq bubblewrap >/dev/null; } || \
+	  { echo "the tests need bubblewrap (bwrap): install it with this system's package manager, as root"; exit 1; }
 
 setup: $(VENV)/.installed
 
@@ -42,7 +48,7 @@ lint: setup-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup-dev lint
+test: sandbox setup-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup
