@@ -32,7 +32,11 @@ def dtype() -> str:
     asked = os.environ.get("BENCH_DTYPE", "float32")
     if asked not in ("float32", "bfloat16"):
         raise SystemExit(f"BENCH_DTYPE is {asked!r}, expected float32 or bfloat16")
-    if asked == "bfloat16" and not bfloat16_in_hardware():
+    import torch
+
+    from fivefold.runtime.backends.hf import _has_bfloat16
+
+    if asked == "bfloat16" and not _has_bfloat16(torch.device("cpu")):
         raise SystemExit(
             "BENCH_DTYPE is bfloat16, and this processor has no instructions for it (avx512_bf16, amx_bf16)"
         )
@@ -42,11 +46,6 @@ def dtype() -> str:
 def peer_dtypes() -> tuple[str, ...]:
     """What a peer computes in: float32 as we do; beside bfloat16 of ours, float32 and then bfloat16."""
     return ("float32",) if dtype() == "float32" else ("float32", "bfloat16")
-
-
-def bfloat16_in_hardware() -> bool:
-    """Whether the processor says that it multiplies bfloat16 matrices."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:

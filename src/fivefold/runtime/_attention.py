@@ -305,7 +305,7 @@ def _attend_slots(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, ask: As
 def slot_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """What keys and values of sequences being decoded are kept in. On a CPU, products of one row a slot are no faster in half
     precision: torch copies what it multiplies there."""
-    return torch.float32 if device.type == "cpu" else dtype
+    return torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
 
 
 def _decode_bias(plan: Plan, window: int | None, dtype: torch.dtype) -> Tensor:
