@@ -54,8 +54,8 @@ def test_a_merged_copy_computes_what_the_policy_does_and_follows_it(model: Any, 
 def test_a_sampler_draws_from_the_policy_as_it_is_when_refreshed(model: Any) -> None:
     trained, case = policy(model), user_case("a", "b c d")
     how: dict[str, Any] = {"samples": 4, "limit": 5, "temperature": 1.0, "seed": 0}
-    from_copy = Sampler(model, causal_lm(trained), merged=merged(trained, model.module), **how)
-    assert from_copy.merged is not None
+    from_copy = Sampler(model, causal_lm(trained), copied=merged(trained, model.module), **how)
+    assert from_copy.copied is not None
     plain = Sampler(model, causal_lm(trained), **how)
     first = from_copy.draw([case], 0)
     assert first == plain.draw([case], 0)

@@ -17,7 +17,7 @@ from fivefold.types import Message
 
 F32, BF16 = torch.float32, torch.bfloat16
 pytestmark = pytest.mark.skipif(not _prepacked._agrees(320, 256, F32), reason="this processor's torch has no MKL")
-has_bf16 = pytest.mark.skipif(not _prepacked._can_lay_out(BF16), reason="this processor does not multiply bfloat16")
+has_bf16 = pytest.mark.skipif(not _prepacked.can_lay_out(BF16), reason="this processor does not multiply bfloat16")
 KINDS = [F32, pytest.param(BF16, marks=has_bf16)]
 
 

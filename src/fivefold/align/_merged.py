@@ -30,7 +30,7 @@ class Merged:
     def update(self) -> None:
         """Take over the adapter as it is now."""
         for layer, weight in self.layers:
-            base, a, b = _factors(layer)
+            base, a, b = factors(layer)
             scale = layer.scaling[layer.active_adapters[0]]
             torch.addmm(base.t(), a.t(), b.t(), alpha=scale, out=weight)
 
@@ -38,17 +38,12 @@ class Merged:
 def merged(trained: Any, base: Any) -> Merged | None:
     """A merged copy of `trained`, a peft model over `base`; None unless all that is trained is plain LoRA on a CPU, in the
     dtype of its weights."""
-    from peft.tuners.lora import LoraLayer
-
-    adapted = [(n, m) for n, m in causal_lm(trained).named_modules() if isinstance(m, LoraLayer)]
-    if not all(is_plain(layer) and _fits(layer) for _, layer in adapted):
-        return None
-    known = {id(p) for _, layer in adapted for p in _factors(layer)}
-    if not adapted or not {id(p) for p in trainable(trained).values()} <= known:
+    adapted = adapted_layers(trained)
+    if adapted is None or not all(_fits(layer) for _, layer in adapted):
         return None
     module, layers = packed_copy(base), []
     for name, layer in adapted:
-        weight = torch.empty_like(_factors(layer)[0].t(), memory_format=torch.contiguous_format)
+        weight = torch.empty_like(factors(layer)[0].t(), memory_format=torch.contiguous_format)
         module.get_submodule(name).weight = nn.Parameter(weight.t(), requires_grad=False)
         layers.append((layer, weight))
     made = Merged(module, layers)
@@ -56,12 +51,23 @@ def merged(trained: Any, base: Any) -> Merged | None:
     return made
 
 
-def _factors(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+def adapted_layers(trained: Any) -> list[tuple[str, Any]] | None:
+    """The adapted layers of a peft model by name; None unless all that is trained is plain LoRA."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [(n, m) for n, m in causal_lm(trained).named_modules() if isinstance(m, LoraLayer)]
+    if not adapted or not all(is_plain(layer) for _, layer in adapted):
+        return None
+    known = {id(p) for _, layer in adapted for p in factors(layer)}
+    return adapted if {id(p) for p in trainable(trained).values()} <= known else None
+
+
+def factors(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
     """W [O, I], A [r, I] and B [O, r] of a plain layer."""
     name = layer.active_adapters[0]
     return layer.get_base_layer().weight, layer.lora_A[name].weight, layer.lora_B[name].weight
 
 
 def _fits(layer: Any) -> bool:
-    base, a, _ = _factors(layer)
+    base, a, _ = factors(layer)
     return base.dtype == a.dtype and base.device.type == "cpu"

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fivefold.align._merged import Merged
 from fivefold.align._pack import Item
 from fivefold.align.data.tokens import end_of_turn
 from fivefold.align.losses._rollout import informative
@@ -74,8 +73,18 @@ class Draws(Protocol):
         """Nothing more is drawn."""
 
 
+class Follows(Protocol):
+    """A copy of a policy that is fast to sample from (`_merged`, `_beside`): its `module` computes what the policy did at the
+    last `update`."""
+
+    @property
+    def module(self) -> Any: ...
+
+    def update(self) -> None: ...
+
+
 class Sampler:
-    """Draws from a module that is being trained, or from its `merged` copy."""
+    """Draws from a module that is being trained, or from a copy that follows it."""
 
     def __init__(
         self,
@@ -86,10 +95,10 @@ class Sampler:
         limit: int,
         temperature: float,
         seed: int,
-        merged: Merged | None = None,
+        copied: Follows | None = None,
     ) -> None:
-        self.merged = merged
-        module = merged.module if merged is not None else module
+        self.copied = copied
+        module = copied.module if copied is not None else module
         self.model, self.samples, self.limit, self.temperature, self.seed = model, samples, limit, temperature, seed
         workers = workers_of(module.get_input_embeddings().weight.device)
         self.engine = Engine(module=module, lock=threading.RLock(), slots=64 * workers, workers=workers)
@@ -98,9 +107,9 @@ class Sampler:
         self.eos = ends_of(model)
 
     def refresh(self, number: int) -> None:
-        """Bring the merged copy up to date; without one, the module that is trained is the one that is asked."""
-        if self.merged is not None:
-            self.merged.update()
+        """Bring the copy up to date; without one, the module that is trained is the one that is asked."""
+        if self.copied is not None:
+            self.copied.update()
 
     def close(self) -> None:
         """Nothing to do."""

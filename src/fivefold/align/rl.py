@@ -28,6 +28,7 @@ from torch import Tensor
 
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora, causal_lm, packed_copy, save_trained, trainable, trainable_copy
+from fivefold.align._beside import beside
 from fivefold.align._loop import TrainConfig, checkpoint_due, diverged, learning_rate, restore, seeded, snapshot
 from fivefold.align._lower import Lower, first_trained, lifted
 from fivefold.align._merged import merged
@@ -275,7 +276,8 @@ class _Learner:
         }
         if config.vllm is not None:
             return VLLMSampler(model, self.trained, config.vllm, out / "served", **how)
-        return Sampler(model, self.module, merged=merged(self.trained, model.module), **how)
+        copied = merged(self.trained, model.module) or beside(self.trained, model.module)
+        return Sampler(model, self.module, copied=copied, **how)
 
     def params(self) -> dict[str, torch.nn.Parameter]:
         """Everything that is trained, by name."""

@@ -104,11 +104,11 @@ def _agrees(out: int, inner: int, dtype: torch.dtype) -> bool:
 
     MKL promises it for the number that the weight was laid out for; that its order does not depend on it is seen here.
     """
-    if not _can_lay_out(dtype):
+    if not can_lay_out(dtype):
         return False
     draws = torch.Generator().manual_seed(0)
     weight = torch.randn(min(out, 2048), inner, generator=draws).to(dtype)
-    packed = _packed(weight)
+    packed = laid_out(weight)
     apart = 1e-4 if dtype == torch.float32 else 1e-2
     for rows in ROWS if dtype == torch.float32 else (*ROWS, 4 * FEW):
         x = torch.randn(rows, inner, generator=draws).to(dtype)
@@ -117,7 +117,7 @@ def _agrees(out: int, inner: int, dtype: torch.dtype) -> bool:
     return True
 
 
-def _can_lay_out(dtype: torch.dtype) -> bool:
+def can_lay_out(dtype: torch.dtype) -> bool:
     """Whether this torch and this processor can."""
     if dtype == torch.float32:
         return torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")  # type: ignore[no-untyped-call]
@@ -134,7 +134,7 @@ def _blocks(weights: list[Tensor]) -> list[_Blocks]:
             return known
         bits = _bits(weight)
         if known is None:
-            return _Blocks(_packed(weight.detach()), bits)
+            return _Blocks(laid_out(weight.detach()), bits)
         return known if known.bits == bits else _CHANGED
 
     found = side_by_side([partial(made, weight) for weight in weights], workers_of(_CPU))
@@ -148,10 +148,21 @@ def _bits(weight: Tensor) -> int:
     return int(weight.detach().view(-1).view(torch.int64).sum())
 
 
-def _packed(weight: Tensor) -> Tensor:
+def laid_out(weight: Tensor) -> Tensor:
+    """A weight [O, I] in the library's order, for `product` and `added`."""
     if weight.dtype == torch.float32:
         return cast(Tensor, torch.ops.mkl._mkl_reorder_linear_weight(weight, FEW))
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, FEW))
+
+
+def product(x: Tensor, packed: Tensor) -> Tensor:
+    """x Wᵀ [T, O] of x [T, I] in bfloat16 and a weight that is laid out."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
+
+
+def added(x: Tensor, packed: Tensor, other: Tensor) -> Tensor:
+    """x Wᵀ + other [T, O] in bfloat16, rounded once; `other` may be written into."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, other, packed, None, "add"))
 
 
 def _product(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
