@@ -11,12 +11,14 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fivefold.align._beside import beside
+from fivefold.align._merged import merged
 from fivefold.align._pack import Item
 from fivefold.align.data.tokens import end_of_turn
 from fivefold.align.losses._rollout import informative
@@ -58,7 +60,8 @@ class Drawn:
 
 
 class Draws(Protocol):
-    """What draws a round's samples: the policy itself (`Sampler`), or a server that is given it (`_vllm.VLLMSampler`)."""
+    """What draws a round's samples: the policy itself (`Sampler`), or workers or a server that are given it
+    (`_ray.RaySampler`, `_vllm.VLLMSampler`)."""
 
     samples: int
     seed: int
@@ -71,6 +74,10 @@ class Draws(Protocol):
 
     def close(self) -> None:
         """Nothing more is drawn."""
+
+
+Answer: TypeAlias = tuple[tuple[int, ...], bool]
+"""The tokens of an answer, and whether it came to its end."""
 
 
 class Follows(Protocol):
@@ -114,18 +121,19 @@ class Sampler:
     def close(self) -> None:
         """Nothing to do."""
 
-    @torch.no_grad()
     def draw(self, cases: Sequence[Case], number: int) -> tuple[list[Item], list[Sample]]:
         """G answers to each case in round `number`."""
-        prompts = [tuple(self.model.encode(case.messages)) for case in cases]
-        n = self.samples
-        jobs = [self._job(b * n + g, prompts[b], cases[b], number, g) for b in range(len(cases)) for g in range(n)]
-        _generate.run(self.engine, jobs, self.eos, _raise_failed)
-        items = [
-            Item(prompt=prompts[b], answers=tuple(tuple(j.tokens) for j in jobs[b * n : (b + 1) * n]), group="sampled")
-            for b in range(len(cases))
+        return rolled_out(self.model, cases, self.answers(cases, number), self.samples)
+
+    @torch.no_grad()
+    def answers(self, cases: Sequence[Case], number: int, first: int = 0) -> list[Answer]:
+        """The same as tokens; the first of `cases` is number `first` of its round."""
+        n, prompts = self.samples, [tuple(self.model.encode(case.messages)) for case in cases]
+        jobs = [
+            self._job((first + b) * n + g, prompts[b], cases[b], number, g) for b in range(len(cases)) for g in range(n)
         ]
-        return items, [self._sample(job, cases[job.index // n]) for job in jobs]
+        _generate.run(self.engine, jobs, self.eos, _raise_failed)
+        return [(tuple(job.tokens), job.ended) for job in jobs]
 
     def _job(self, index: int, prompt: tuple[int, ...], case: Case, number: int, place: int) -> Job:
         name = f"{self.seed}/{number}/{case.id}/{index}/{place}"
@@ -139,9 +147,30 @@ class Sampler:
             stopped=lambda tokens: False,
         )
 
-    def _sample(self, job: Job, case: Case) -> Sample:
-        text: str = self.model.tokenizer.decode(job.tokens, skip_special_tokens=True)
-        return Sample(case=case, text=text, tokens=tuple(job.tokens), ended=job.ended)
+
+def copy_of(trained: Any, base: Any) -> Follows | None:
+    """A copy of the policy `trained` over `base` that is faster to sample from, where one can be made."""
+    return merged(trained, base) or beside(trained, base)
+
+
+def rolled_out(
+    model: WhiteBox, cases: Sequence[Case], answers: Sequence[Answer], n: int
+) -> tuple[list[Item], list[Sample]]:
+    """`n` answers to each case, in its order, as items and as samples."""
+    items = [
+        Item(
+            prompt=tuple(model.encode(case.messages)),
+            answers=tuple(tokens for tokens, _ in answers[b * n : (b + 1) * n]),
+            group="sampled",
+        )
+        for b, case in enumerate(cases)
+    ]
+    return items, [_sample(model, cases[i // n], *answer) for i, answer in enumerate(answers)]
+
+
+def _sample(model: WhiteBox, case: Case, tokens: tuple[int, ...], ended: bool) -> Sample:
+    text: str = model.tokenizer.decode(tokens, skip_special_tokens=True)
+    return Sample(case=case, text=text, tokens=tokens, ended=ended)
 
 
 def ends_of(model: WhiteBox) -> frozenset[int]:

@@ -18,6 +18,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -28,14 +29,13 @@ from torch import Tensor
 
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora, causal_lm, packed_copy, save_trained, trainable, trainable_copy
-from fivefold.align._beside import beside
 from fivefold.align._loop import TrainConfig, checkpoint_due, diverged, learning_rate, restore, seeded, snapshot
 from fivefold.align._lower import Lower, first_trained, lifted
-from fivefold.align._merged import merged
 from fivefold.align._pack import Item, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
 from fivefold.align._processes import one_process
-from fivefold.align._rollouts import Drawn, Draws, Sampler, collect, mask_of, padded
+from fivefold.align._ray import RayConfig, RaySampler
+from fivefold.align._rollouts import Drawn, Draws, Sampler, collect, copy_of, mask_of, padded
 from fivefold.align._scalar import Scalar
 from fivefold.align._vllm import VLLMSampler
 from fivefold.align.kl import KLControl, next_weight
@@ -81,6 +81,8 @@ class RLConfig:
     """At which answers are sampled, and probabilities are compared."""
     vllm: str | None = None
     """Address of a vLLM server that draws the samples (`http://localhost:8000`); None: the trainer draws them itself."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """Ray workers, on this machine or on many, that draw the samples; none by default."""
     resample: int = 3
     """For objectives with dynamic sampling: further draws for prompts whose answers all got the same reward."""
     kl: KLControl = field(default_factory=KLControl)
@@ -103,6 +105,8 @@ class RLConfig:
         _ranges.counts(self, "resample", least=0)
         _ranges.numbers(self, "temperature", "critic_clip", above=True, below=True)
         _ranges.numbers(self, "critic_lr", below=True)
+        if self.vllm is not None and self.ray.workers:
+            raise UsageError("samples come from a vLLM server or from Ray workers", expected="one of the two")
         least = getattr(load(self.train.loss), "LEAST_SAMPLES", 1)
         if self.samples < least:
             raise UsageError(
@@ -191,7 +195,7 @@ def reinforce(
         elif config.monitor.action == "rollback":
             _keep(out, -1, learner.policy)
         kept = time.monotonic()
-        with opened(settings.log_to, out, key[:16], len(state.history)) as watching:
+        with opened(settings.log_to, out, key[:16], len(state.history)) as watching, closing(learner.sampler):
             while len(state.history) < config.rounds and not _halted(state, config):
                 number = len(state.history)
                 learner.sampler.refresh(number)
@@ -221,7 +225,6 @@ def reinforce(
                     kept = time.monotonic()
                 if on_round:
                     on_round(number + 1, config.rounds, health)
-        learner.sampler.close()
         ended, weights_of = _settle(out, learner, state, config)
         path = save_trained(learner.trained, out)
     return _finish(
@@ -276,8 +279,9 @@ class _Learner:
         }
         if config.vllm is not None:
             return VLLMSampler(model, self.trained, config.vllm, out / "served", **how)
-        copied = merged(self.trained, model.module) or beside(self.trained, model.module)
-        return Sampler(model, self.module, copied=copied, **how)
+        if config.ray.workers:
+            return RaySampler(model, self.trained, config.ray, **how)
+        return Sampler(model, self.module, copied=copy_of(self.trained, model.module), **how)
 
     def params(self) -> dict[str, torch.nn.Parameter]:
         """Everything that is trained, by name."""
