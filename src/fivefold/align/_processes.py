@@ -8,8 +8,8 @@ make the same rows, and a row is the same whoever computes it. Its loss carries 
 tokens, or its items), so the sum of the gradients over processes is the gradient that one process computes: what differs
 is the order of a sum, in the last digits.
 
-Weights are whole in every process; `_sharded` splits them (FSDP), behind the same methods. What else accelerate's
-configuration asks for is refused rather than ignored (`processes`).
+Weights are whole in every process; `_sharded` splits them (FSDP), and `_deepspeed` the optimiser's state and gradients
+(ZeRO), behind the same methods. What else accelerate's configuration asks for is refused rather than ignored (`processes`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUCKET = 1 << 26
 """Numbers that are added up in one go."""
-REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -47,6 +46,11 @@ class Processes:
     def parts(self) -> int:
         """Over how many processes every weight is split: one, unless weights are sharded."""
         return 1
+
+    @property
+    def stage(self) -> int | None:
+        """Stage of ZeRO, where DeepSpeed takes the steps."""
+        return None
 
     @property
     def copies(self) -> bool:
@@ -247,11 +251,17 @@ def processes(device: torch.device, *, shards: bool = False) -> Processes:
 
         check_settings(device)
         return sharded(PartialState(cpu=not torch.cuda.is_available()))
+    if deepspeed := switched_on("ACCELERATE_USE_DEEPSPEED"):
+        from fivefold.align import _deepspeed
+
+        settings = _deepspeed.settings()
     state = PartialState(cpu=device.type == "cpu")
     if device.type != "cpu" and device != state.device:
         raise UsageError(
             "the model is not on this process's device", expected=state.device, got=device, next_step="load it there"
         )
+    if deepspeed:
+        return _deepspeed.zero(state, settings)
     return Processes(rank=state.process_index, size=state.num_processes)
 
 
@@ -262,25 +272,25 @@ def switched_on(name: str) -> bool:
 
 def _refuse(shards: bool) -> None:
     """Raise UsageError for settings of accelerate that this trainer would have to ignore."""
-    for name, engine in REFUSED.items():
-        if switched_on(name):
-            raise UsageError(
-                f"{engine} brings a backward pass, an optimiser and checkpoints of its own, which would replace this loop",
-                expected="distributed_type FSDP, MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
-                next_step="split weights, gradients and the optimiser's state with FSDP (fsdp_version: 2)",
-            )
-    fsdp = switched_on("ACCELERATE_USE_FSDP")
-    if fsdp and not shards:
+    if switched_on("ACCELERATE_USE_MEGATRON_LM"):
         raise UsageError(
-            "weights that FSDP splits are known to train, train_reward and train_steps alone",
-            expected="distributed_type MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
-            next_step="train an adapter (the base is frozen, and needs no gradients and no optimiser state)",
+            "Megatron-LM brings models, an optimiser and checkpoints of its own, which would replace this loop",
+            expected="distributed_type FSDP, DEEPSPEED, MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
+            next_step="split weights, gradients and the optimiser's state with FSDP (fsdp_version: 2)",
         )
+    engines = {"FSDP": switched_on("ACCELERATE_USE_FSDP"), "DeepSpeed": switched_on("ACCELERATE_USE_DEEPSPEED")}
+    for engine, asked in engines.items():
+        if asked and not shards:
+            raise UsageError(
+                f"what {engine} splits is known to train, train_reward and train_steps alone",
+                expected="distributed_type MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
+                next_step="train an adapter (the base is frozen, and needs no gradients and no optimiser state)",
+            )
     mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if mixed not in ("", "no", *(["bf16"] if fsdp else [])):
+    if mixed not in ("", "no", *(["bf16"] if any(engines.values()) else [])):
         raise UsageError(
             "the model's own numbers are what is computed with",
-            expected="mixed_precision: no (bf16 with FSDP)",
+            expected="mixed_precision: no (bf16 with FSDP and DeepSpeed)",
             got=mixed,
             next_step="load the model in bfloat16 (dtype='bfloat16') where it should be computed in bfloat16",
         )

@@ -3,7 +3,7 @@
 Read `train` first, then `_loop.descend`, the loop itself. What makes it fast is in two other files: `_pack` (a prompt is
 computed once for all its answers, a system prompt once for a whole row, and nothing is padded) and `_policy` (vocabulary
 logits only where an answer is read). What makes it safe to kill is in `_checkpoint`, what spreads it over processes in
-`_processes`, what splits its weights over them in `_sharded`, what it leaves (last,
+`_processes`, what splits its weights over them in `_sharded` and its optimiser in `_deepspeed`, what it leaves (last,
 averaged or best weights) in `_leaving`.
 """
 
@@ -538,6 +538,7 @@ def finish(
             "weights": plain(done.weights),
             "processes": together.size,
             "sharded": together.parts > 1,
+            "zero": together.stage,
             "computed_in": None if together.computed_in is None else str(together.computed_in).removeprefix("torch."),
             "estimate": plain(expected),
             "tokens": done.tokens,
