@@ -21,8 +21,8 @@ from _items import random_items, small
 from _several import record_of, several, train_process, train_rewards
 from _tiny import tiny_folder, tiny_model
 from fivefold.align._adapter import Lora, aside
-from fivefold.align._processes import processes
-from fivefold.align._sharded import Shards, checksum
+from fivefold.align._processes import checksum, processes
+from fivefold.align._sharded import Shards
 from fivefold.align.train import estimate, train
 from fivefold.errors import UsageError
 
@@ -37,7 +37,8 @@ sys.path[:0] = {paths!r}
 from pathlib import Path
 import torch
 from fivefold.align import _checkpoint, train as trainer, _scalar
-from fivefold.align._sharded import Shards, checksum
+from fivefold.align._processes import checksum
+from fivefold.align._sharded import Shards
 from test_sharded import RUNS, killed, models_of
 out, rank = Path({out!r}), os.environ["RANK"]
 if rank != "0":

@@ -22,6 +22,7 @@ from fivefold.align._norm import fuse_norms
 from fivefold.align._recompute import recompute
 from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime import _attention
+from fivefold.runtime._hush import hush_deepspeed
 from fivefold.runtime._stand_in import copied
 from fivefold.runtime._structure import decoder_layers, share
 
@@ -205,6 +206,7 @@ def save_trained(trained: Any, out: Path, weights: Mapping[str, Tensor] | None =
     shutil.rmtree(beside, ignore_errors=True)
     # "auto" would ask the hub whether the vocabulary has changed
     settings: dict[str, Any] = {"save_embedding_layers": False} if is_adapter else {}
+    hush_deepspeed()
     trained.save_pretrained(str(beside), state_dict=None if weights is None else dict(weights), **settings)
     (beside / "README.md").unlink(missing_ok=True)
     if is_adapter:

@@ -26,9 +26,9 @@ Measure: TypeAlias = Callable[[], float]
 
 @dataclass
 class Leaving:
-    """Follows a run's trained parameters and knows what to leave of them."""
+    """Follows a run's trained weights (what `Processes.held` gives of them) and knows what to leave of them."""
 
-    params: Mapping[str, torch.nn.Parameter]
+    params: Mapping[str, Tensor]
     config: TrainConfig
     measure: Measure | None = None
     together: Processes = ALONE
@@ -77,7 +77,7 @@ class Leaving:
         elif self.average is not None:
             chosen, kind = self.average, "average"
         if chosen is not None:
-            _copy(chosen, self.params)
+            self._copy(chosen)
         return {"kind": kind, "step": step, "averaged": self.average is not None, "held_out": self.best_loss}
 
     @contextmanager
@@ -87,11 +87,11 @@ class Leaving:
             yield
             return
         now = {n: p.detach().clone() for n, p in self.params.items()}
-        _copy(self.average, self.params)
+        self._copy(self.average)
         try:
             yield
         finally:
-            _copy(now, self.params)
+            self._copy(now)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -111,8 +111,8 @@ class Leaving:
         self.best = {n: t.clone() for n, t in source.items()}
         self.best_loss, self.best_step, self.since = loss, step + 1, 0
 
-
-@torch.no_grad()
-def _copy(source: Mapping[str, Tensor], params: Mapping[str, torch.nn.Parameter]) -> None:
-    for name, p in params.items():
-        p.copy_(source[name])
+    @torch.no_grad()
+    def _copy(self, source: Mapping[str, Tensor]) -> None:
+        for name, p in self.params.items():
+            p.copy_(source[name])
+        self.together.show()

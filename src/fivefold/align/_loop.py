@@ -155,10 +155,10 @@ def descend(
     another run.
     """
     began, tokens, history = time.monotonic() - spent, 0, list[dict[str, float]]()
-    optimizer = torch.optim.AdamW(params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    leaving = Leaving(params, config, measure, together)
+    optimizer, held = together.optimizer(params, config), together.held(params)
+    leaving = Leaving(held, config, measure, together)
     if (state := _checkpoint.load(out, key)) is not None:
-        tokens, history = restore(state, params, optimizer, together)
+        tokens, history = restore(state, held, optimizer, together)
         leaving.restore(state["leaving"])
         began -= state["seconds"]
     together.agree("how far the run has come", (key, len(history)))
@@ -171,12 +171,9 @@ def descend(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, config)
             loss, metrics, n = backward(step)
-            together.add_up(params)
-            norm = together.clip(params, config.grad_clip)
+            norm = together.step(optimizer, params, config.grad_clip)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise diverged(step, loss, norm, history)
-            optimizer.step()
-            optimizer.zero_grad()
             tokens += n
             rate = learning_rate(step, total, config)
             history.append({"loss": loss, "grad_norm": norm, "lr": rate, **metrics, **leaving.after(step, total)})
@@ -184,7 +181,7 @@ def descend(
             for sink in watching:
                 sink.write(step + 1, {**history[-1], "tokens": tokens, "seconds": seconds})
             if together.keeping(checkpoint_due(step, total, time.monotonic() - kept, config)):
-                found = snapshot(key, params, optimizer, history, tokens, seconds, together)
+                found = snapshot(key, held, optimizer, history, tokens, seconds, together)
                 found["leaving"] = leaving.state()
                 if together.first:
                     _checkpoint.save(out, found)
@@ -208,7 +205,7 @@ def over_rows(
         torch.manual_seed(int(hashlib.sha256(f"{seed}/{i}".encode()).hexdigest()[:15], 16))
         part = one_row(i)
         if torch.is_grad_enabled():
-            (part.loss * weight).backward()  # type: ignore[no-untyped-call]
+            together.backward(part.loss * weight)
         return replace(part, loss=part.loss.detach().cpu())
 
     mine = together.mine(costs)
@@ -305,12 +302,10 @@ def snapshot(
     together: Processes = ALONE,
 ) -> dict[str, Any]:
     """Everything that the next step depends on, undivided: a run may go on with another number of processes."""
-    moments = optimizer.state_dict()
-    moments["state"] = {i: together.whole(state) for i, state in moments["state"].items()}
     return {
         "key": key,
         "params": together.whole(params),
-        "optimizer": moments,
+        "optimizer": together.moments(optimizer),
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "history": history,
@@ -329,12 +324,8 @@ def restore(
     with torch.no_grad():
         for name, p in params.items():
             p.copy_(together.part(state["params"][name], p))
-    order = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = {
-        i: {name: together.part(t, order[i]) if t.shape == order[i].shape else t for name, t in of_one.items()}
-        for i, of_one in state["optimizer"]["state"].items()
-    }
-    optimizer.load_state_dict({**state["optimizer"], "state": moments})
+    together.show()
+    together.put_back(optimizer, state["optimizer"])
     torch.set_rng_state(state["rng"])
     if state["rng_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["rng_cuda"])

@@ -8,16 +8,17 @@ make the same rows, and a row is the same whoever computes it. Its loss carries 
 tokens, or its items), so the sum of the gradients over processes is the gradient that one process computes: what differs
 is the order of a sum, in the last digits.
 
-Weights are whole in every process; `_sharded` splits them (FSDP), behind the same methods. What else accelerate's
-configuration asks for is refused rather than ignored (`processes`).
+Weights are whole in every process; `_sharded` splits them (FSDP), and `_deepspeed` the optimiser's state and gradients
+(ZeRO), behind the same methods. What else accelerate's configuration asks for is refused rather than ignored (`processes`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,10 +26,13 @@ from torch import distributed as dist
 
 from fivefold.errors import MissingExtraError, TrainingError, UsageError
 
+if TYPE_CHECKING:
+    from fivefold.align._loop import TrainConfig
+
 T = TypeVar("T")
 BUCKET = 1 << 26
 """Numbers that are added up in one go."""
-REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,17 @@ class Processes:
         return 1
 
     @property
+    def stage(self) -> int | None:
+        """Stage of ZeRO, where DeepSpeed takes the steps."""
+        return None
+
+    @property
+    def copies(self) -> bool:
+        """Whether `split` changes the parameters it is given (splits, casts or moves them), so that it needs a copy of
+        the model's, and `whole` puts together what is to be saved."""
+        return self.parts > 1
+
+    @property
     def device(self) -> torch.device | None:
         """Where this process trains, or None: where the model is."""
         return None
@@ -57,6 +72,10 @@ class Processes:
     def first(self) -> bool:
         """Whether this process writes the files and shows progress."""
         return self.rank == 0
+
+    def numbers(self, each: int) -> float:
+        """How many of the `each` numbers that training keeps for a trained parameter lie in this process."""
+        return each / self.parts
 
     def mine(self, costs: Sequence[int]) -> list[int]:
         """Which pieces of work of known costs are this process's: the dearest first, each to who has least to do."""
@@ -80,6 +99,48 @@ class Processes:
             dist.all_gather_object(parts, part)
         found = {i: value for of_one in parts for i, value in of_one.items()}
         return [found[i] for i in sorted(found)]
+
+    def optimizer(self, params: Mapping[str, torch.nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
+        """What takes the steps."""
+        return torch.optim.AdamW(params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one row's `loss`."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, optimizer: torch.optim.Optimizer, params: Mapping[str, torch.nn.Parameter], limit: float) -> float:
+        """Take a step with the gradients of all processes, scaled down to a norm of at most `limit`, and drop them.
+
+        Returns the norm that they had; where it is not finite, no step is taken.
+        """
+        self.add_up(params)
+        norm = self.clip(params, limit)
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def held(self, params: Mapping[str, torch.nn.Parameter]) -> Mapping[str, Tensor]:
+        """What this process keeps of the trained weights, and steps change; `show` brings it into `params`."""
+        return params
+
+    def show(self) -> None:
+        """Compute with what `held` gave, after it was written into."""
+
+    def moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """An optimiser's state as a checkpoint holds it: undivided, numbered as the trained parameters are."""
+        found = optimizer.state_dict()
+        found["state"] = {i: self.whole(state) for i, state in found["state"].items()}
+        return found
+
+    def put_back(self, optimizer: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
+        """Give an optimiser this process's part of what `moments` gave."""
+        order = [p for group in optimizer.param_groups for p in group["params"]]
+        state = {
+            i: {name: self.part(t, order[i]) if t.shape == order[i].shape else t for name, t in of_one.items()}
+            for i, of_one in kept["state"].items()
+        }
+        optimizer.load_state_dict({**kept, "state": state})
 
     def add_up(self, params: Mapping[str, torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes; a process without rows has none, and adds zero."""
@@ -147,6 +208,30 @@ class Processes:
 ALONE = Processes()
 
 
+@dataclass(frozen=True, kw_only=True)
+class InStep(Processes):
+    """Processes that communicate at every row, so that each computes equally many and all take part in a checkpoint."""
+
+    def mine(self, costs: Sequence[int]) -> list[int]:
+        """Which pieces of work are this process's, dearest first: what all do at one time costs about as much."""
+        return _dearest_first(costs)[self.rank :: self.size]
+
+    def idle(self, costs: Sequence[int]) -> list[int]:
+        """The cheapest piece where this process has one less to do than the first."""
+        missing = -(-len(costs) // self.size) - len(self.mine(costs))
+        return _dearest_first(costs)[-1:] * missing
+
+    def add_up(self, params: Mapping[str, torch.nn.Parameter]) -> None:
+        """Nothing: every backward pass has left the sum over the processes, or a step takes it."""
+
+    def align(self, params: Mapping[str, Tensor]) -> None:
+        """Nothing: each process has a part of its own, and `split` has seen that they belong together."""
+
+    def keeping(self, due: bool) -> bool:
+        """By the first process's clock, as all take part."""
+        return self.gathered({0: due} if self.first else {})[0]
+
+
 def processes(device: torch.device, *, shards: bool = False) -> Processes:
     """Who this process is among those that a launcher started; the model is on `device`.
 
@@ -166,11 +251,17 @@ def processes(device: torch.device, *, shards: bool = False) -> Processes:
 
         check_settings(device)
         return sharded(PartialState(cpu=not torch.cuda.is_available()))
+    if deepspeed := switched_on("ACCELERATE_USE_DEEPSPEED"):
+        from fivefold.align import _deepspeed
+
+        settings = _deepspeed.settings()
     state = PartialState(cpu=device.type == "cpu")
     if device.type != "cpu" and device != state.device:
         raise UsageError(
             "the model is not on this process's device", expected=state.device, got=device, next_step="load it there"
         )
+    if deepspeed:
+        return _deepspeed.zero(state, settings)
     return Processes(rank=state.process_index, size=state.num_processes)
 
 
@@ -181,25 +272,25 @@ def switched_on(name: str) -> bool:
 
 def _refuse(shards: bool) -> None:
     """Raise UsageError for settings of accelerate that this trainer would have to ignore."""
-    for name, engine in REFUSED.items():
-        if switched_on(name):
-            raise UsageError(
-                f"{engine} brings a backward pass, an optimiser and checkpoints of its own, which would replace this loop",
-                expected="distributed_type FSDP, MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
-                next_step="split weights, gradients and the optimiser's state with FSDP (fsdp_version: 2)",
-            )
-    fsdp = switched_on("ACCELERATE_USE_FSDP")
-    if fsdp and not shards:
+    if switched_on("ACCELERATE_USE_MEGATRON_LM"):
         raise UsageError(
-            "weights that FSDP splits are known to train, train_reward and train_steps alone",
-            expected="distributed_type MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
-            next_step="train an adapter (the base is frozen, and needs no gradients and no optimiser state)",
+            "Megatron-LM brings models, an optimiser and checkpoints of its own, which would replace this loop",
+            expected="distributed_type FSDP, DEEPSPEED, MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
+            next_step="split weights, gradients and the optimiser's state with FSDP (fsdp_version: 2)",
         )
+    engines = {"FSDP": switched_on("ACCELERATE_USE_FSDP"), "DeepSpeed": switched_on("ACCELERATE_USE_DEEPSPEED")}
+    for engine, asked in engines.items():
+        if asked and not shards:
+            raise UsageError(
+                f"what {engine} splits is known to train, train_reward and train_steps alone",
+                expected="distributed_type MULTI_GPU, MULTI_CPU or NO in accelerate's configuration",
+                next_step="train an adapter (the base is frozen, and needs no gradients and no optimiser state)",
+            )
     mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if mixed not in ("", "no", *(["bf16"] if fsdp else [])):
+    if mixed not in ("", "no", *(["bf16"] if any(engines.values()) else [])):
         raise UsageError(
             "the model's own numbers are what is computed with",
-            expected="mixed_precision: no (bf16 with FSDP)",
+            expected="mixed_precision: no (bf16 with FSDP and DeepSpeed)",
             got=mixed,
             next_step="load the model in bfloat16 (dtype='bfloat16') where it should be computed in bfloat16",
         )
@@ -213,6 +304,16 @@ def one_process(what: str) -> None:
             got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}",
             next_step="start it without accelerate launch or torchrun",
         )
+
+
+def checksum(module: torch.nn.Module) -> int:
+    """A number that differs where weights do (those of a process that loaded none, say), whatever the order of the sum."""
+    params = [p.detach() for p in module.parameters()]
+    return sum(int(p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64)) for p in params)
+
+
+def _dearest_first(costs: Sequence[int]) -> list[int]:
+    return sorted(range(len(costs)), key=lambda i: -costs[i])
 
 
 def _buckets(params: list[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:

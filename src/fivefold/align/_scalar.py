@@ -51,8 +51,8 @@ class Scalar:
         A new head is drawn with variance 1 / (D + 1)^2 (Stiennon et al. 2020), so that outputs start near 0. Trunk and
         head are split over the processes where `together` splits weights.
         """
-        lora_, split = lora if start is None else None, together.parts > 1
-        trained = trainable_copy(module, lora_, start, checkpointing=checkpointing, split=split)
+        lora_ = lora if start is None else None
+        trained = trainable_copy(module, lora_, start, checkpointing=checkpointing, split=together.copies)
         weight = module.get_input_embeddings().weight
         head = nn.Linear(width(module), outputs, device=weight.device)
         nn.init.normal_(head.weight, std=1 / (width(module) + 1))
@@ -120,7 +120,7 @@ def settle(scalar: Scalar, record: Path, done: Done, about: Mapping[str, Any], t
 
     Called in all processes: the first one writes.
     """
-    weights = together.whole(scalar.parameters()) if together.parts > 1 else None
+    weights = together.whole(scalar.parameters()) if together.copies else None
     together.told(lambda: _settle(scalar, record, done, about, weights))
 
 

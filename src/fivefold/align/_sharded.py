@@ -14,7 +14,7 @@ Source: Zhao et al. 2023 (arXiv:2304.11277); torch's FSDP2 splits each parameter
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fivefold.align._adapter import causal_lm
-from fivefold.align._processes import Processes
+from fivefold.align._processes import InStep, checksum
 from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime._structure import decoder_layers
 
@@ -39,11 +39,10 @@ ACCEPTED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
 }
 """Settings of accelerate with what is done here; unset is fine but for the version, of which 1 is accelerate's default."""
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shards(Processes):
+class Shards(InStep):
     """Processes that each hold a part of every weight, over a `mesh` of one dimension."""
 
     mesh: DeviceMesh = field(compare=False)
@@ -65,29 +64,10 @@ class Shards(Processes):
         """The dtype that weights are cast to when they are gathered, or None: their own."""
         return self.policy.param_dtype
 
-    def mine(self, costs: Sequence[int]) -> list[int]:
-        """Which pieces of work are this process's, dearest first: what all do at one time costs about as much."""
-        return _dearest_first(costs)[self.rank :: self.size]
-
-    def idle(self, costs: Sequence[int]) -> list[int]:
-        """The cheapest piece where this process has one less to do than the first: it has to gather with the others."""
-        missing = -(-len(costs) // self.size) - len(self.mine(costs))
-        return _dearest_first(costs)[-1:] * missing
-
-    def add_up(self, params: Mapping[str, nn.Parameter]) -> None:
-        """Nothing: every backward pass has left the sum over the processes."""
-
-    def align(self, params: Mapping[str, Tensor]) -> None:
-        """Nothing: each process has a part of its own, and `split` has seen that they belong together."""
-
     def clip(self, params: Mapping[str, nn.Parameter], limit: float) -> float:
         """Scale the gradients down to a norm of at most `limit` over all parts; returns the norm that they had."""
         norm = torch.nn.utils.clip_grad_norm_(params.values(), limit)
         return float(cast(DTensor, norm).full_tensor())
-
-    def keeping(self, due: bool) -> bool:
-        """By the first process's clock, as all take part."""
-        return self.gathered({0: due} if self.first else {})[0]
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors put together, on the CPU; the first process gets them, the others help and get none."""
@@ -159,18 +139,8 @@ def sharded(state: Any) -> Shards:
     )
 
 
-def _dearest_first(costs: Sequence[int]) -> list[int]:
-    return sorted(range(len(costs)), key=lambda i: -costs[i])
-
-
 def _call(compute: Callable[[], T]) -> T:
     return compute()
-
-
-def checksum(module: nn.Module) -> int:
-    """A number that differs where weights do (those of a process that loaded none, say), whatever the order of the sum."""
-    params = [p.detach() for p in module.parameters()]
-    return sum(int(p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64)) for p in params)
 
 
 def _all_split(trained: nn.Module) -> None:

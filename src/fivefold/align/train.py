@@ -1,9 +1,10 @@
 """One training loop for every loss: packed rows, shared prompts, exact resume, one process or many.
 
-Read `train` first, then `_loop.descend`, the loop itself. What makes it fast is in two other files: `_pack` (a prompt is computed
-once for all its answers, a system prompt once for a whole row, and nothing is padded) and `_policy` (vocabulary logits
-only where an answer is read). What makes it safe to kill is in `_checkpoint`, what spreads it over processes in
-`_processes`, what splits its weights over them in `_sharded`, what it leaves (last, averaged or best weights) in `_leaving`.
+Read `train` first, then `_loop.descend`, the loop itself. What makes it fast is in two other files: `_pack` (a prompt is
+computed once for all its answers, a system prompt once for a whole row, and nothing is padded) and `_policy` (vocabulary
+logits only where an answer is read). What makes it safe to kill is in `_checkpoint`, what spreads it over processes in
+`_processes`, what splits its weights over them in `_sharded` and its optimiser in `_deepspeed`, what it leaves (last,
+averaged or best weights) in `_leaving`.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def train(
     began = time.monotonic()
     with seeded(config.seed):
         again, split = config.gradient_checkpointing, together.parts > 1
-        trained = trainable_copy(model.module, config.adapter, start, checkpointing=again, split=split)
+        trained = trainable_copy(model.module, config.adapter, start, checkpointing=again, split=together.copies)
         together.split(trained)
         module, params = causal_lm(trained), trainable(trained)
         lower = None if split else lower_of(module, config)
@@ -210,7 +211,7 @@ def train(
             measure=measure if held_out else None,
             sinks=sinks,
         )
-        weights = together.whole(params) if split else None
+        weights = together.whole(params) if together.copies else None
         path = together.told(lambda: save_trained(trained, out, weights))
     return finish(out, path, key, data_digest, model, config, items, done, expected, together)
 
@@ -475,7 +476,7 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig, together: 
         steps=math.ceil(len(items) / config.batch_items) * config.epochs,
         tokens=one_pass * config.epochs,
         weights=weights * size * (1 if config.adapter or parts > 1 else 2) // parts,
-        state=trained * 4 * (4 + (config.ema is not None) + (config.check_steps is not None)) // parts,
+        state=round(trained * 4 * together.numbers(4 + (config.ema is not None) + (config.check_steps is not None))),
         activations=row * held * size + kept,
     )
 
@@ -537,6 +538,7 @@ def finish(
             "weights": plain(done.weights),
             "processes": together.size,
             "sharded": together.parts > 1,
+            "zero": together.stage,
             "computed_in": None if together.computed_in is None else str(together.computed_in).removeprefix("torch."),
             "estimate": plain(expected),
             "tokens": done.tokens,

@@ -13,6 +13,7 @@ from typing import Any
 
 from fivefold.errors import MissingExtraError, ModelFileError
 from fivefold.runtime._cache import cache_folder, file_digest, new_folder
+from fivefold.runtime._hush import hush_deepspeed
 
 VERSION = 1
 """Of the conversion: raising it makes new cache entries."""
@@ -227,6 +228,7 @@ def _save(model: Any, work: Path) -> None:
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    hush_deepspeed()
     model.save_pretrained(work, safe_serialization=True)
 
 
