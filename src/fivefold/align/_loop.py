@@ -1,7 +1,8 @@
 """Gradient descent that can be killed: the loop that every kind of training on fixed data shares.
 
 Read `descend` first. What a step's gradient is, its caller says (`over_rows` helps it); the learning rate, clipping,
-checkpoints and exact resume are here. Beside it: `_processes` (several processes), `_leaving` (EMA, early stop), `sinks`.
+checkpoints and exact resume are here. Beside it: `_masters` (weights in half precision), `_processes` (several
+processes), `_leaving` (EMA, early stop), `sinks`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._leaving import Leaving, Measure
+from fivefold.align._masters import Masters
 from fivefold.align._processes import ALONE, Processes
 from fivefold.align.sinks import MetricSink, check_sinks, opened
 from fivefold.errors import TrainingError, UsageError
@@ -150,21 +152,26 @@ def descend(
 ) -> Done:
     """Take `total` steps on `params`, from the checkpoint in `out` where there is one. `spent` seconds came before.
 
-    `backward` adds this process's gradients; `measure` is the loss on held-out data. Files, sinks and `on_step` are the
+    `backward` adds this process's gradients; those of weights in half precision move to float32 copies, which the steps are
+    taken on (`_masters`). `measure` is the loss on held-out data. Files, sinks and `on_step` are the
     first process's. Raises TrainingError when a loss or gradient is no longer finite, or when the checkpoint belongs to
     another run.
     """
     began, tokens, history = time.monotonic() - spent, 0, list[dict[str, float]]()
+    masters = Masters.of(params)
+    params = masters.params
     optimizer = torch.optim.AdamW(params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    leaving = Leaving(params, config, measure, together)
+    leaving = Leaving(masters, config, measure, together)
     if (state := _checkpoint.load(out, key)) is not None:
         tokens, history = restore(state, params, optimizer, together)
         leaving.restore(state["leaving"])
         began -= state["seconds"]
     together.agree("how far the run has come", (key, len(history)))
     together.align(params)
+    masters.round()
     kept, names = time.monotonic(), config.log_to if together.first else ()
-    with opened(names, out, key[:16], len(history), sinks if together.first else ()) as watching:
+    watched = opened(names, out, key[:16], len(history), sinks if together.first else ())
+    with masters.gathering(), watched as watching:
         for step in range(len(history), total):
             if leaving.over:
                 break
@@ -177,6 +184,7 @@ def descend(
                 raise diverged(step, loss, norm, history)
             optimizer.step()
             optimizer.zero_grad()
+            masters.round()
             tokens += n
             rate = learning_rate(step, total, config)
             history.append({"loss": loss, "grad_norm": norm, "lr": rate, **metrics, **leaving.after(step, total)})
