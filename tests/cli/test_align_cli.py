@@ -475,10 +475,14 @@ def test_the_patch_takes_its_settings_from_a_plan(capsysbinary: Any, tiny: str) 
 
 def test_the_shipped_plans_are_read_and_their_settings_exist() -> None:
     from fivefold.align.options import overridden
+    from fivefold.align.recipes._organisms_base import OrganismConfig
+    from fivefold.align.recipes.belief import BeliefConfig
     from fivefold.align.recipes.constitutional import ConstitutionalConfig
     from fivefold.align.recipes.grpo import GRPOConfig
+    from fivefold.align.recipes.patch import PatchConfig
     from fivefold.align.recipes.preference import PreferenceConfig
     from fivefold.align.recipes.rlhf import RLHFConfig
+    from fivefold.cli.align import recipes
     from fivefold.thread.align_plan import read_align_plan
 
     configs: dict[str, Any] = {
@@ -486,9 +490,12 @@ def test_the_shipped_plans_are_read_and_their_settings_exist() -> None:
         "preference": PreferenceConfig(),
         "grpo": GRPOConfig(),
         "constitutional": ConstitutionalConfig(),
+        "patch": PatchConfig(),
+        "organism": OrganismConfig(),
+        "belief": BeliefConfig(),
     }
     plans = [read_align_plan(p) for p in (Path(__file__).parents[2] / "plans" / "align").glob("*.yaml")]
-    assert {p.recipe for p in plans} == set(configs)
+    assert sorted(p.recipe for p in plans) == sorted(configs) == [name for name, _ in recipes()]
     assert all(overridden(configs[p.recipe], p.changes) != configs[p.recipe] for p in plans)
 
 
