@@ -323,7 +323,7 @@ def test_settings_that_change_no_result_are_handed_on(monkeypatch: pytest.Monkey
     assert found == Settings(1, False, 0.5, {"reduce_bucket_size": 1000, "overlap_comm": False})
     assert config_of(found)["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 1000, "overlap_comm": False}
     with pytest.raises(UsageError, match="gradient_clipping"):
-        Zero(rank=0, size=2, on=torch.device("cpu"), settings=found).optimizer({}, small(grad_clip=1.0))
+        Zero(rank=0, size=2, on=torch.device("cpu"), settings=found).prepared({}, small(grad_clip=1.0))
 
 
 def test_an_older_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

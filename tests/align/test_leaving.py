@@ -19,6 +19,7 @@ from fivefold.align import sinks
 from fivefold.align._adapter import Lora, trainable_copy
 from fivefold.align._leaving import Leaving
 from fivefold.align._loop import TrainConfig, learning_rate
+from fivefold.align._masters import Masters
 from fivefold.align._processes import ALONE
 from fivefold.align.losses import sft
 from fivefold.align.train import estimate, held_out_loss, train
@@ -46,7 +47,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_an_average_is_the_formulas() -> None:
     w = torch.nn.Parameter(torch.tensor([0.0, 0.0]))
-    leaving = Leaving({"w": w}, TrainConfig(ema=0.5))
+    leaving = Leaving(Masters.of({"w": w}), TrainConfig(ema=0.5))
     expected = None
     for step, value in enumerate([[1.0, -1.0], [2.0, 5.0], [4.0, 0.5], [8.0, 3.0]]):
         with torch.no_grad():

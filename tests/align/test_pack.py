@@ -15,7 +15,7 @@ from fivefold.align._lora import fuse
 from fivefold.align._lower import Lower
 from fivefold.align._pack import Item, common_start, pack, rows_of
 from fivefold.align._policy import answer_logps, check_packing
-from fivefold.errors import TrainingError
+from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime.load import load
 
 
@@ -109,13 +109,9 @@ def test_over_bfloat16_weights_fused_adapters_stay_float32_and_near_it(folder: P
     assert grad.dtype == torch.float32 and (grad - wide_grad).norm() < 0.05 * wide_grad.norm()
 
 
-def test_all_weights_trained_in_bfloat16_are_warned_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    low = load(str(folder), dtype="bfloat16")
-    with caplog.at_level("WARNING", logger="fivefold.align"):
-        trainable_copy(low.module, Lora(r=2))
-        assert not caplog.records
-        trainable_copy(low.module, None)
-    assert "load the model in float32" in caplog.text
+def test_all_weights_are_not_trained_in_float16(folder: Path) -> None:
+    with pytest.raises(UsageError, match="losses are not scaled"):
+        trainable_copy(load(str(folder), dtype="float16").module, None)
 
 
 @pytest.mark.parametrize(("changes", "n"), [({}, 28), ({"dropout": 0.1}, 0), ({"dora": True}, 0)])

@@ -28,6 +28,7 @@ from fivefold.align.recipes.constitutional import (
     trace,
 )
 from fivefold.align.recipes.grpo import GRPOConfig, grpo
+from fivefold.align.recipes.patch import Mix, PatchConfig
 from fivefold.align.recipes.preference import PreferenceConfig, preference
 from fivefold.align.recipes.rlhf import RLHFConfig, rlhf
 from fivefold.align.reward import RewardConfig
@@ -276,3 +277,14 @@ def test_settings_are_changed_by_dotted_names() -> None:
         overridden(RLHFConfig(), ["rl.rounds=many"])
     with pytest.raises(UsageError, match="no change"):
         overridden(RLHFConfig(), ["rl.rounds"])
+
+
+def test_settings_of_a_mappings_entries_are_changed_by_their_keys() -> None:
+    made = overridden(PatchConfig(), ["mix.en.framed=3", "mix.ko.behaviours=12", "sft.loss_options={}"])
+    assert made.mix == {"en": replace(PatchConfig().mix["en"], framed=3), "ko": Mix(behaviours=12)}
+    assert PatchConfig().mix.keys() == {"en"}, "the defaults stay"
+    with pytest.raises(UnknownNameError, match=r"mix\.en\.framed"):
+        overridden(PatchConfig(), ["mix.en.framd=3"])
+    for wrong in ("mix.en=3", "mix=3", "mix.en.framed.x=3", "mix.en.framed=-1"):
+        with pytest.raises(UsageError, match="mix"):
+            overridden(PatchConfig(), [wrong])

@@ -29,6 +29,7 @@ from fivefold.errors import DataError, TrainingError, UsageError
 from fivefold.registry import registry
 from fivefold.runtime._structure import decoder_layers
 from fivefold.runtime.crew import workers_of
+from fivefold.runtime.load import load
 from fivefold.types import user_case
 
 OBJECTIVES = [n for n in registry("loss").names() if load_loss(n).KIND == "rollout"]
@@ -110,6 +111,19 @@ def test_a_run_that_was_broken_off_ends_in_the_same_weights(
     assert run(model, tmp_path / "broken", settings, on_round=stop) == again, "a finished run is not run again"
     with pytest.raises(TrainingError, match="another model, data or configuration"):
         run(model, tmp_path / "broken", replace(settings, rounds=5))
+
+
+def test_what_is_trained_over_a_bfloat16_base_is_float32(folder: Path, tmp_path: Path) -> None:
+    """So no step of policy or critic needs a master copy; all weights of a policy cannot be trained."""
+
+    def stop(done: int, total: int, health: Any) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run(load(str(folder), dtype="bfloat16"), tmp_path, config("ppo", rounds=2, samples=2), on_round=stop)
+    kept = torch.load(tmp_path / _checkpoint.FILE, weights_only=True)["params"]
+    assert any(name.startswith("critic/head") for name in kept)
+    assert {p.dtype for p in kept.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(

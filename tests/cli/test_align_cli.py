@@ -203,7 +203,7 @@ def test_rewards_in_a_plan_stand_beside_it(capsysbinary: Any, tiny: str, problem
         (["grpo", "--start", "nowhere"], ["no adapter in nowhere", "prints where"]),
         (["rlhf", "--reward", "number"], ["takes no --reward", "grpo"]),
         (["rlhf", "--gold", "number"], ["takes no --gold", "grpo"]),
-        (["patch", "--reward", "number"], ["takes no settings here"]),
+        (["patch", "--reward", "number"], ["patch", "reward"]),
     ],
 )
 def test_rewards_that_do_not_fit_are_refused_before_anything_is_trained(
@@ -375,7 +375,9 @@ def test_a_wrong_setting_is_refused(
         (["rlhf", "--data", "nowhere.jsonl"], ["nowhere.jsonl"]),
         (["grpo", "--data", "nowhere.jsonl"], ["nowhere.jsonl"]),
         (["rlhf", "--feedback", "scripted:echo"], ["constitutional"]),
-        (["patch", "--set", "x=1"], ["plan"]),
+        (["patch", "--set", "mix.en.framd=1"], ["mix.en.framed"]),
+        (["patch", "--set", "mix.xx.framed=1"], ["languages", "xx"]),
+        (["patch", "--start", "nowhere"], ["patch", "start"]),
         (["missing.yaml"], ["no plan"]),
         (["rlhf", "--contaminated", "dorp", "--data", "DATA"], ["drop"]),
         (["constitutional", "--constitution", "nowhere.yaml"], ["nowhere.yaml"]),
@@ -458,12 +460,29 @@ def _trains(row: dict[str, str]) -> bool:
     return case_from(row).split == "train"
 
 
+def test_the_patch_takes_its_settings_from_a_plan(capsysbinary: Any, tiny: str) -> None:
+    stage = {"adapter": {"r": 2, "from_layer": 0}, "lr": 5e-3}
+    few = {"behaviours": 3, "framed": 1, "everyday": 0, "contrast": 0, "own_tokens": 4}
+    settings = {"mix": {"en": few, "ko": few}, "sft": stage, "preference": None, "safe_tokens": 8}
+    Path("mine.yaml").write_text(json.dumps({"fivefold": 1, "recipe": "patch", "settings": settings}))
+    body = trained(capsysbinary, "mine.yaml", "--model", tiny, "--set", "mix.en.behaviours=2")
+    rows = [json.loads(line) for line in (Path(body["adapter"]).parents[1] / "examples.jsonl").read_text().splitlines()]
+    harmful = [r["language"] for r in rows if r["kind"] == "harmful"]
+    assert sorted(harmful) == ["en"] * 3 + ["ko"] * 4, "behaviours, and one of them in a frame"
+    again = trained(capsysbinary, "mine.yaml", "--model", tiny, "--set", "mix.en.behaviours=3")
+    assert again["run"] != body["run"], "other settings are another run"
+
+
 def test_the_shipped_plans_are_read_and_their_settings_exist() -> None:
     from fivefold.align.options import overridden
+    from fivefold.align.recipes._organisms_base import OrganismConfig
+    from fivefold.align.recipes.belief import BeliefConfig
     from fivefold.align.recipes.constitutional import ConstitutionalConfig
     from fivefold.align.recipes.grpo import GRPOConfig
+    from fivefold.align.recipes.patch import PatchConfig
     from fivefold.align.recipes.preference import PreferenceConfig
     from fivefold.align.recipes.rlhf import RLHFConfig
+    from fivefold.cli.align import recipes
     from fivefold.thread.align_plan import read_align_plan
 
     configs: dict[str, Any] = {
@@ -471,9 +490,12 @@ def test_the_shipped_plans_are_read_and_their_settings_exist() -> None:
         "preference": PreferenceConfig(),
         "grpo": GRPOConfig(),
         "constitutional": ConstitutionalConfig(),
+        "patch": PatchConfig(),
+        "organism": OrganismConfig(),
+        "belief": BeliefConfig(),
     }
     plans = [read_align_plan(p) for p in (Path(__file__).parents[2] / "plans" / "align").glob("*.yaml")]
-    assert {p.recipe for p in plans} == set(configs)
+    assert sorted(p.recipe for p in plans) == sorted(configs) == [name for name, _ in recipes()]
     assert all(overridden(configs[p.recipe], p.changes) != configs[p.recipe] for p in plans)
 
 

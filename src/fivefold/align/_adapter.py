@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import warnings
@@ -25,9 +24,6 @@ from fivefold.runtime import _attention
 from fivefold.runtime._hush import hush_deepspeed
 from fivefold.runtime._stand_in import copied
 from fivefold.runtime._structure import decoder_layers, share
-
-HALF = (torch.bfloat16, torch.float16)
-LOG = logging.getLogger("fivefold.align")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +96,10 @@ def trainable_copy(
             "the model already carries an adapter", next_step="train the base, with the adapter's folder as `start`"
         )
     full = lora is None and start is None
-    if full and next(module.parameters()).dtype in HALF and not split:
-        LOG.warning(
-            "all weights are trained in %s, and steps smaller than a 256th of a weight are lost in it: load the model in float32, "
-            "or train an adapter, which is float32 in every case",
-            str(next(module.parameters()).dtype).removeprefix("torch."),
+    if full and next(module.parameters()).dtype == torch.float16:
+        raise UsageError(
+            "all weights cannot be trained in float16: small gradients are zero in it, and losses are not scaled here",
+            next_step="load the model in bfloat16 or float32",
         )
     if split:
         module = aside(module)

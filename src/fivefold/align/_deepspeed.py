@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from fivefold.align._adapter import trainable
+from fivefold.align._masters import Masters
 from fivefold.align._processes import InStep, checksum
 from fivefold.errors import MissingExtraError, TrainingError, UsageError
 from fivefold.runtime._hush import hush_deepspeed
@@ -116,6 +117,17 @@ class Engine:
         return kept
 
 
+@dataclass(frozen=True)
+class _Pieces(Masters):
+    """This process's pieces of the float32 weights, in one dimension, some empty."""
+
+    gather: Callable[[], None]
+
+    def round(self) -> None:
+        """Gather the weights to compute with from what the processes keep."""
+        self.gather()
+
+
 class _Trained(nn.Module):
     """What DeepSpeed is given to train: it has the parameters, and passes on a loss that was computed with them."""
 
@@ -188,8 +200,8 @@ class Zero(InStep):
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         engine.run, *_ = deepspeed.initialize(model=model, optimizer=engine.adam, config=config_of(self.settings))
 
-    def optimizer(self, params: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-        """AdamW over what this process keeps; also notes where each parameter lies."""
+    def prepared(self, params: Mapping[str, nn.Parameter], config: TrainConfig) -> tuple[torch.optim.AdamW, Masters]:
+        """AdamW over what this process keeps, and its pieces of the float32 weights; also notes where each lies."""
         clipping, engine = self.settings.clipping, self.engine
         if clipping is not None and clipping != config.grad_clip:
             raise UsageError(
@@ -210,13 +222,13 @@ class Zero(InStep):
         covered = self.gathered({self.rank: sum(piece.numel for piece in engine.pieces.values())})
         if sum(covered) != sum(p.numel() for p in params.values()):
             raise TrainingError("DeepSpeed's pieces do not add up to the trained weights", got=covered)
-        return engine.adam
+        return engine.adam, _Pieces(engine.held, {}, engine.run.optimizer.update_lp_params)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one row's `loss`, in step with the other processes."""
         self.engine.run.backward(self.engine.run(loss))
 
-    def step(self, optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], limit: float) -> float:
+    def step(self, optimizer: torch.optim.Optimizer, masters: Masters, limit: float) -> float:
         """Take a step, clipped to a norm of `limit`; returns the norm before.
 
         Raises TrainingError where gradients came in another order in another process: DeepSpeed adds them up as they
@@ -229,14 +241,6 @@ class Zero(InStep):
         self.engine.run.step()
         norm = float(self.engine.run.get_global_grad_norm())
         return norm if norm >= 0 else math.nan
-
-    def held(self, params: Mapping[str, nn.Parameter]) -> Mapping[str, Tensor]:
-        """This process's pieces of the float32 weights, in one dimension, some empty."""
-        return self.engine.held
-
-    def show(self) -> None:
-        """Gather the weights to compute with from what the processes keep."""
-        self.engine.run.optimizer.update_lp_params()
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pieces (by the name of their parameter) put together, on the CPU; the first process gets them.

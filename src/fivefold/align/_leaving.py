@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fivefold.align._masters import Masters
 from fivefold.align._processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Measure: TypeAlias = Callable[[], float]
 class Leaving:
     """Follows a run's trained weights (what `Processes.held` gives of them) and knows what to leave of them."""
 
-    params: Mapping[str, Tensor]
+    masters: Masters
     config: TrainConfig
     measure: Measure | None = None
     together: Processes = ALONE
@@ -65,7 +66,7 @@ class Leaving:
         """Put back what `state` gave."""
         for name in ("average", "best"):
             kept = state[name]
-            part, like = self.together.part, self.params
+            part, like = self.together.part, self.masters.params
             setattr(self, name, None if kept is None else {n: part(t, like[n]) for n, t in kept.items()})
         self.best_loss, self.best_step, self.since = state["best_loss"], state["best_step"], state["since"]
 
@@ -77,7 +78,7 @@ class Leaving:
         elif self.average is not None:
             chosen, kind = self.average, "average"
         if chosen is not None:
-            self._copy(chosen)
+            self.masters.put(chosen)
         return {"kind": kind, "step": step, "averaged": self.average is not None, "held_out": self.best_loss}
 
     @contextmanager
@@ -86,33 +87,27 @@ class Leaving:
         if self.average is None:
             yield
             return
-        now = {n: p.detach().clone() for n, p in self.params.items()}
-        self._copy(self.average)
+        now = {n: p.detach().clone() for n, p in self.masters.params.items()}
+        self.masters.put(self.average)
         try:
             yield
         finally:
-            self._copy(now)
+            self.masters.put(now)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
         if self.average is None:
-            self.average = {n: p.detach().float().clone() for n, p in self.params.items()}
+            self.average = {n: p.detach().float().clone() for n, p in self.masters.params.items()}
             return
         assert self.config.ema is not None
         decay = min(self.config.ema, (1 + step) / (10 + step))
-        for name, p in self.params.items():
+        for name, p in self.masters.params.items():
             self.average[name].lerp_(p.float(), 1 - decay)
 
     def _compare(self, loss: float, step: int) -> None:
         if self.best_loss is not None and loss >= self.best_loss - self.config.least_gain:
             self.since += 1
             return
-        source = self.average or {n: p.detach() for n, p in self.params.items()}
+        source = self.average or {n: p.detach() for n, p in self.masters.params.items()}
         self.best = {n: t.clone() for n, t in source.items()}
         self.best_loss, self.best_step, self.since = loss, step + 1, 0
-
-    @torch.no_grad()
-    def _copy(self, source: Mapping[str, Tensor]) -> None:
-        for name, p in self.params.items():
-            p.copy_(source[name])
-        self.together.show()

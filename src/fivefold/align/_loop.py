@@ -1,7 +1,8 @@
 """Gradient descent that can be killed: the loop that every kind of training on fixed data shares.
 
 Read `descend` first. What a step's gradient is, its caller says (`over_rows` helps it); the learning rate, clipping,
-checkpoints and exact resume are here. Beside it: `_processes` (several processes), `_leaving` (EMA, early stop), `sinks`.
+checkpoints and exact resume are here. Beside it: `_masters` (weights in half precision), `_processes` (several
+processes), `_leaving` (EMA, early stop), `sinks`.
 """
 
 from __future__ import annotations
@@ -150,28 +151,31 @@ def descend(
 ) -> Done:
     """Take `total` steps on `params`, from the checkpoint in `out` where there is one. `spent` seconds came before.
 
-    `backward` adds this process's gradients; `measure` is the loss on held-out data. Files, sinks and `on_step` are the
+    `backward` adds this process's gradients; those of weights in half precision move to float32 copies, which the steps are
+    taken on (`_masters`). `measure` is the loss on held-out data. Files, sinks and `on_step` are the
     first process's. Raises TrainingError when a loss or gradient is no longer finite, or when the checkpoint belongs to
     another run.
     """
     began, tokens, history = time.monotonic() - spent, 0, list[dict[str, float]]()
-    optimizer, held = together.optimizer(params, config), together.held(params)
-    leaving = Leaving(held, config, measure, together)
+    optimizer, masters = together.prepared(params, config)
+    leaving = Leaving(masters, config, measure, together)
     if (state := _checkpoint.load(out, key)) is not None:
-        tokens, history = restore(state, held, optimizer, together)
+        tokens, history = restore(state, masters.params, optimizer, together)
         leaving.restore(state["leaving"])
         began -= state["seconds"]
     together.agree("how far the run has come", (key, len(history)))
-    together.align(params)
+    together.align(masters.params)
+    masters.round()
     kept, names = time.monotonic(), config.log_to if together.first else ()
-    with opened(names, out, key[:16], len(history), sinks if together.first else ()) as watching:
+    watched = opened(names, out, key[:16], len(history), sinks if together.first else ())
+    with masters.gathering(), watched as watching:
         for step in range(len(history), total):
             if leaving.over:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, config)
             loss, metrics, n = backward(step)
-            norm = together.step(optimizer, params, config.grad_clip)
+            norm = together.step(optimizer, masters, config.grad_clip)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise diverged(step, loss, norm, history)
             tokens += n
@@ -181,7 +185,7 @@ def descend(
             for sink in watching:
                 sink.write(step + 1, {**history[-1], "tokens": tokens, "seconds": seconds})
             if together.keeping(checkpoint_due(step, total, time.monotonic() - kept, config)):
-                found = snapshot(key, held, optimizer, history, tokens, seconds, together)
+                found = snapshot(key, masters.params, optimizer, history, tokens, seconds, together)
                 found["leaving"] = leaving.state()
                 if together.first:
                     _checkpoint.save(out, found)
@@ -324,7 +328,6 @@ def restore(
     with torch.no_grad():
         for name, p in params.items():
             p.copy_(together.part(state["params"][name], p))
-    together.show()
     together.put_back(optimizer, state["optimizer"])
     torch.set_rng_state(state["rng"])
     if state["rng_cuda"] and torch.cuda.is_available():

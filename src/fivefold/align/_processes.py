@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from fivefold.align._masters import Masters
 from fivefold.errors import MissingExtraError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -100,32 +101,31 @@ class Processes:
         found = {i: value for of_one in parts for i, value in of_one.items()}
         return [found[i] for i in sorted(found)]
 
-    def optimizer(self, params: Mapping[str, torch.nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-        """What takes the steps."""
-        return torch.optim.AdamW(params.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    def prepared(
+        self, params: Mapping[str, torch.nn.Parameter], config: TrainConfig
+    ) -> tuple[torch.optim.AdamW, Masters]:
+        """What takes the steps, and the numbers that they are taken on."""
+        masters = Masters.of(params)
+        stepped = masters.params.values()
+        optimizer = torch.optim.AdamW(stepped, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        return optimizer, masters
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one row's `loss`."""
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, optimizer: torch.optim.Optimizer, params: Mapping[str, torch.nn.Parameter], limit: float) -> float:
+    def step(self, optimizer: torch.optim.Optimizer, masters: Masters, limit: float) -> float:
         """Take a step with the gradients of all processes, scaled down to a norm of at most `limit`, and drop them.
 
         Returns the norm that they had; where it is not finite, no step is taken.
         """
-        self.add_up(params)
-        norm = self.clip(params, limit)
+        self.add_up(masters.params)
+        norm = self.clip(masters.params, limit)
         if math.isfinite(norm):
             optimizer.step()
+            masters.round()
         optimizer.zero_grad()
         return norm
-
-    def held(self, params: Mapping[str, torch.nn.Parameter]) -> Mapping[str, Tensor]:
-        """What this process keeps of the trained weights, and steps change; `show` brings it into `params`."""
-        return params
-
-    def show(self) -> None:
-        """Compute with what `held` gave, after it was written into."""
 
     def moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """An optimiser's state as a checkpoint holds it: undivided, numbered as the trained parameters are."""
@@ -142,7 +142,7 @@ class Processes:
         }
         optimizer.load_state_dict({**kept, "state": state})
 
-    def add_up(self, params: Mapping[str, torch.nn.Parameter]) -> None:
+    def add_up(self, params: Mapping[str, Tensor]) -> None:
         """Replace every gradient by its sum over the processes; a process without rows has none, and adds zero."""
         if self.size == 1:
             return
@@ -163,7 +163,7 @@ class Processes:
         """Share a model's weights, and those of modules beside it, out over the processes, where they are to be
         (`_sharded`); here they stay whole."""
 
-    def clip(self, params: Mapping[str, torch.nn.Parameter], limit: float) -> float:
+    def clip(self, params: Mapping[str, Tensor], limit: float) -> float:
         """Scale the gradients down to a norm of at most `limit`; returns the norm that they had."""
         return float(torch.nn.utils.clip_grad_norm_(params.values(), limit))
 
@@ -221,7 +221,7 @@ class InStep(Processes):
         missing = -(-len(costs) // self.size) - len(self.mine(costs))
         return _dearest_first(costs)[-1:] * missing
 
-    def add_up(self, params: Mapping[str, torch.nn.Parameter]) -> None:
+    def add_up(self, params: Mapping[str, Tensor]) -> None:
         """Nothing: every backward pass has left the sum over the processes, or a step takes it."""
 
     def align(self, params: Mapping[str, Tensor]) -> None:
@@ -316,9 +316,9 @@ def _dearest_first(costs: Sequence[int]) -> list[int]:
     return sorted(range(len(costs)), key=lambda i: -costs[i])
 
 
-def _buckets(params: list[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
+def _buckets(params: list[Tensor]) -> Iterator[list[Tensor]]:
     """Runs of parameters of one type and device, of about `BUCKET` numbers."""
-    bucket: list[torch.nn.Parameter] = []
+    bucket: list[Tensor] = []
     for p in params:
         full = sum(q.numel() for q in bucket) + p.numel() > BUCKET
         if bucket and (full or (p.dtype, p.device) != (bucket[0].dtype, bucket[0].device)):

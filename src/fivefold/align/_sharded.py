@@ -4,7 +4,7 @@ Each of N processes keeps 1/N of every weight, gradient, moment and average. A d
 through it and let go of again; what lies outside the layers (embeddings, last norm, head) is gathered while a row is
 computed, which the trainer marks with `_policy.entered`, as packed rows never call the model's own `forward`. Gathering
 takes all processes at once, so each computes equally many rows, and who has one less computes one that does not count.
-Gradients are added up where they are split: rows carry their share of the batch, so sums are wanted, not means.
+Gradients are added up where they are split, in float32: rows carry their share of the batch, so sums are wanted, not means.
 
 The model that is handed in stays whole, on the CPU, and is left alone; only the split copy is on the accelerators.
 Checkpoints and adapters hold undivided tensors, so that a run may go on in any number of processes, split or not.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -39,6 +39,8 @@ ACCEPTED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
 }
 """Settings of accelerate with what is done here; unset is fine but for the version, of which 1 is accelerate's default."""
+SUMS = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+"""Nothing is cast but gradients for their sum over the processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Shards(InStep):
 
     mesh: DeviceMesh = field(compare=False)
     on: torch.device
-    policy: MixedPrecisionPolicy = field(default_factory=MixedPrecisionPolicy)
+    policy: MixedPrecisionPolicy = SUMS
 
     @property
     def parts(self) -> int:
@@ -64,7 +66,7 @@ class Shards(InStep):
         """The dtype that weights are cast to when they are gathered, or None: their own."""
         return self.policy.param_dtype
 
-    def clip(self, params: Mapping[str, nn.Parameter], limit: float) -> float:
+    def clip(self, params: Mapping[str, Tensor], limit: float) -> float:
         """Scale the gradients down to a norm of at most `limit` over all parts; returns the norm that they had."""
         norm = torch.nn.utils.clip_grad_norm_(params.values(), limit)
         return float(cast(DTensor, norm).full_tensor())
@@ -93,7 +95,7 @@ class Shards(InStep):
         for part in (*decoder_layers(module), module):
             self._split(part, self.policy)
         for part in beside:
-            self._split(part, MixedPrecisionPolicy())
+            self._split(part, SUMS)
         module.within = _call
         register_fsdp_forward_method(module, "within")
         _all_split(trained)
@@ -135,7 +137,7 @@ def sharded(state: Any) -> Shards:
         size=state.num_processes,
         mesh=init_device_mesh(state.device.type, (state.num_processes,)),
         on=state.device,
-        policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy(),
+        policy=replace(SUMS, param_dtype=torch.bfloat16) if half else SUMS,
     )
 
 

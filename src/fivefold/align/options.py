@@ -1,4 +1,4 @@
-"""Change a nested frozen configuration by dotted names: `rl.rounds=4`, `sft.lr=1e-4`, `train.loss_options.beta=0.2`."""
+"""Change a nested frozen configuration by dotted names: `rl.rounds=4`, `train.loss_options.beta=0.2`, `mix.en.framed=8`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -64,13 +64,22 @@ def _changed(config: T, path: list[str], value: Any, whole: str) -> T:
     old = getattr(config, path[0])
     if len(path) == 1:
         return _with(config, path[0], _checked(config, path[0], value, whole))
+    entry = _entry_of(type(config), path[0])
     if dataclasses.is_dataclass(old):
         new: Any = _changed(old, path[1:], value, whole)
-    elif isinstance(old, Mapping) and len(path) == 2:
+    elif isinstance(old, Mapping) and entry is not None and len(path) > 2:
+        new = {**old, path[1]: _changed(old.get(path[1], entry()), path[2:], value, whole)}
+    elif isinstance(old, Mapping) and entry is None and len(path) == 2:
         new = {**old, path[1]: value}
     else:
         raise UsageError(f"{whole}: {path[0]} has no settings of its own")
     return _with(config, path[0], new)
+
+
+def _entry_of(owner: type, name: str) -> type | None:
+    """The configuration that each entry of a mapping is, where they are configurations."""
+    kinds = [t for t in get_args(get_type_hints(owner)[name]) if isinstance(t, type) and dataclasses.is_dataclass(t)]
+    return kinds[0] if kinds else None
 
 
 def _with(config: T, name: str, value: Any) -> T:
@@ -83,7 +92,13 @@ def _with(config: T, name: str, value: Any) -> T:
 def _made_anew(config: T) -> T:
     """The same configuration built from its parts, so that each part's own checks see all of its settings."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    return type(config)(**{k: _made_anew(v) if dataclasses.is_dataclass(v) else v for k, v in fields.items()})
+    return type(config)(**{k: _part_anew(v) for k, v in fields.items()})
+
+
+def _part_anew(part: Any) -> Any:
+    if isinstance(part, Mapping):
+        return {k: _part_anew(v) for k, v in part.items()}
+    return _made_anew(part) if dataclasses.is_dataclass(part) else part
 
 
 def _near(config: Any, path: Sequence[str], whole: str) -> list[str]:
@@ -96,8 +111,10 @@ def _names(config: Any) -> Iterator[str]:
     for field in dataclasses.fields(config):
         yield field.name
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from (f"{field.name}.{name}" for name in _names(value))
+        inside = value if isinstance(value, Mapping) else {"": value}
+        for key, part in inside.items():
+            if dataclasses.is_dataclass(part):
+                yield from (".".join(filter(None, (field.name, key, name))) for name in _names(part))
 
 
 def _type_of(owner: type, name: str) -> TypeAdapter[Any]:

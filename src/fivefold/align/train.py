@@ -453,11 +453,12 @@ def check_items(items: Sequence[Item], loss_module: ModuleType) -> None:
 def estimate(module: Any, items: Sequence[Item], config: TrainConfig, together: Processes = ALONE) -> Estimate:
     """Steps, tokens and memory of a training run with `module`.
 
-    State: four numbers a trained parameter (value, gradient, two moments), one more for an average, one for the best
-    weights so far. Activations of one row: what the backward
-    pass keeps of an adapted layer, about 14 vectors of the model's width and 4 of its MLP's a token, and the kept
-    output of frozen layers. With gradient checkpointing that is kept of one layer at a time, and of the others their
-    input. Where weights are split over processes, it is this process's part of them, beside the model as it was loaded.
+    State: three float32 numbers a trained parameter (gradient, two moments), one more for an average, one for the best
+    weights so far, and one for the value, unless all weights are trained in float32, where the copied model is that.
+    Activations of one row: what the backward pass keeps of an adapted layer, about 14 vectors of the model's width and 4
+    of its MLP's a token, and the kept output of frozen layers. With gradient checkpointing that is kept of one layer at a
+    time, and of the others their input. Where weights are split over processes, it is this process's part of them, beside
+    the model as it was loaded.
     """
     text = module.config.get_text_config()
     width, inner = text.hidden_size, getattr(text, "intermediate_size", 4 * text.hidden_size)
@@ -468,6 +469,9 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig, together: 
     one_pass = sum(item.n_tokens for item in items)
     row = max(config.row_tokens, max(item.n_tokens for item in items))
     parts = together.parts
+    numbers = 3 + (config.ema is not None) + (config.check_steps is not None)
+    # an adapter's values, masters of weights in half precision, or the copies that ZeRO steps
+    numbers += config.adapter is not None or size < 4 or bool(together.stage)
     reused = config.adapter is not None and config.adapter.from_layer and config.reuse_frozen and parts == 1
     kept = one_pass * width * size if reused else 0
     inside = 14 * width + 4 * inner
@@ -476,7 +480,7 @@ def estimate(module: Any, items: Sequence[Item], config: TrainConfig, together: 
         steps=math.ceil(len(items) / config.batch_items) * config.epochs,
         tokens=one_pass * config.epochs,
         weights=weights * size * (1 if config.adapter or parts > 1 else 2) // parts,
-        state=round(trained * 4 * together.numbers(4 + (config.ema is not None) + (config.check_steps is not None))),
+        state=round(trained * 4 * together.numbers(numbers)),
         activations=row * held * size + kept,
     )
 

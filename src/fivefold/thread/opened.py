@@ -9,6 +9,7 @@ from typing import Any
 
 from fivefold.align._processes import one_process
 from fivefold.align.data.datasheet import Datasheet
+from fivefold.align.options import overridden
 from fivefold.align.recipes.patch import OnPatch, PatchConfig, patch
 from fivefold.errors import DataError, UnknownNameError, UsageError
 from fivefold.evaluate.cases import read_cases
@@ -87,8 +88,8 @@ def align_model(
     if recipe not in ("patch", *RECIPES):
         raise UnknownNameError("recipe", recipe, ("patch", *RECIPES))
     if recipe == "patch":
-        if changes or feedback or constitution or reward or gold or start:
-            raise UsageError("the patch recipe takes no settings here", next_step="write them into a plan")
+        if feedback or constitution or reward or gold or start:
+            raise UsageError("the patch recipe takes no feedback, constitution, reward, gold or start")
         return _align_patch(
             spec,
             dtype=dtype,
@@ -96,6 +97,7 @@ def align_model(
             out=out,
             limit=limit,
             seed=seed,
+            changes=changes,
             contaminated=contaminated,
             on_step=on_step,
             on_data=on_data,
@@ -152,18 +154,20 @@ def _align_patch(
     out: Path | None,
     limit: int | None,
     seed: int,
+    changes: Sequence[str],
     contaminated: str,
     on_step: OnStage | None,
     on_data: OnData | None,
 ) -> dict[str, Any]:
+    config = overridden(_config(limit, seed), changes)
     harms, benign = _training_data(data)
     found = patch_data(harms, benign, policy=contaminated)
     model = _open_model(spec, "training", dtype)
     with Store.open() as store:
-        run = f"align-{digest(['patch', model.fingerprint, digest(harms), limit, seed])[:8]}"
+        asked: list[object] = [limit, seed, *([list(changes)] if changes else [])]
+        run = f"align-{digest(['patch', model.fingerprint, digest(harms), *asked])[:8]}"
         folder = out or store.home / "runs" / run / "patch"
         shipped = [shipped_origin("core-harms", harms), shipped_origin("core-benign", benign)]
-        config = _config(limit, seed)
         sheet = found.sheet(model, [file_origin(data)] if data else shipped, config)
         files = sheet.write(folder)
         if on_data:

@@ -227,8 +227,11 @@ def choose(
     mix = config.mix
     kept_harms = _some(harms, {lang: _harmful(harms, lang, m) for lang, m in mix.items()})
     kept_benign = _some(benign, {lang: m.behaviours for lang, m in mix.items()})
-    if not kept_harms or not kept_benign:
-        raise DataError("no cases to train on in the languages asked", expected=", ".join(mix))
+    without = [lang for lang in mix if not all(any(c.language == lang for c in side) for side in (harms, benign))]
+    if without or not mix:
+        raise DataError(
+            "no cases to train on in the languages asked", expected="harmful and benign ones", got=", ".join(without)
+        )
     counts = {lang: m.framed for lang, m in mix.items()}
     names = tuple(frames())
     return Chosen(
