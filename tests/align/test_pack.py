@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from _items import random_items
+from fivefold.align import _policy
 from fivefold.align._adapter import Lora, adapter_off, causal_lm, packed_copy, trainable, trainable_copy
 from fivefold.align._lora import fuse
 from fivefold.align._lower import Lower
@@ -200,9 +201,30 @@ def test_lower_layers_are_computed_once_and_nothing_changes(model: Any) -> None:
     torch.testing.assert_close(found[0], found[1], atol=2e-3, rtol=1e-3)
 
 
-def test_a_module_that_cannot_be_packed_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_module_that_cannot_be_packed_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    model = load(str(folder), dtype=dtype)
+    check_packing(packed_copy(model.module), random_items(3), model.module)
     monkeypatch.setattr("fivefold.align._policy.attending", lambda plan: __import__("contextlib").nullcontext())
     with pytest.raises(TrainingError, match="same log-probabilities"):
         check_packing(packed_copy(model.module), random_items(3), model.module)
+
+
+def test_one_token_that_rounding_moves_does_not_refuse_a_model_in_bfloat16(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, items = load(str(folder), dtype="bfloat16"), random_items(3)
+    plain = _policy._plain
+
+    def moved(module: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+        logps = plain(module, prompt, answer)
+        logps[0] += 0.3 if answer == items[0].answers[0] else 0.0
+        return logps
+
+    monkeypatch.setattr(_policy, "_plain", moved)
+    check_packing(packed_copy(model.module), items, model.module)
+
+
+def test_answers_need_the_runtimes_attention(model: Any) -> None:
     with pytest.raises(TrainingError, match="runtime's attention"):
         answer_logps(model.module, pack(random_items(1)))

@@ -53,7 +53,8 @@ def many(model: Any) -> Iterator[tuple[Any, RaySampler]]:
     sampler.close()
 
 
-def follows(model: Any, trained: Any, sampler: RaySampler) -> None:
+def test_workers_draw_what_one_process_draws_and_follow_the_policy(model: Any, many: tuple[Any, RaySampler]) -> None:
+    trained, sampler = many
     alone = Sampler(model, causal_lm(trained), **HOW)
     first = sampler.draw(CASES, 0)
     assert first == alone.draw(CASES, 0)
@@ -61,18 +62,6 @@ def follows(model: Any, trained: Any, sampler: RaySampler) -> None:
     assert sampler.draw(CASES, 0) == first
     sampler.refresh(1)
     assert sampler.draw(CASES, 1) == alone.draw(CASES, 1) and sampler.draw(CASES, 0) != first
-
-
-def test_workers_draw_what_one_process_draws_and_follow_the_policy(model: Any, many: tuple[Any, RaySampler]) -> None:
-    follows(model, *many)
-
-
-def test_they_follow_a_policy_of_which_all_weights_are_trained(model: Any) -> None:
-    trained = trainable_copy(model.module, None)
-    sampler = RaySampler(model, trained, ONE, **HOW)
-    follows(model, trained, sampler)
-    sampler.close()
-    assert sampler.workers == [] and ray.is_initialized()
 
 
 def test_the_prompts_of_a_lost_worker_are_drawn_by_the_others(

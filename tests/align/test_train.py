@@ -33,6 +33,7 @@ from fivefold.align.losses._base import load as load_loss
 from fivefold.align.train import Progress, batches_of, estimate, learning_rate, n_answers, score, train
 from fivefold.errors import DataError, TrainingError, UnknownNameError, UsageError
 from fivefold.registry import registry
+from fivefold.runtime.load import load
 
 LOSSES = {n: n_answers(load_loss(n)) for n in registry("loss").names() if load_loss(n).KIND in FIXED_DATA}
 
@@ -184,7 +185,9 @@ def test_reusing_frozen_layers_changes_no_loss(model: Any, tmp_path: Path) -> No
 
 def test_full_fine_tuning_writes_a_model(model: Any, tmp_path: Path) -> None:
     result = train(model, random_items(6, 1), small(adapter=None, lr=1e-3, epochs=4), tmp_path)
-    assert (result.path / "model.safetensors").exists() and result.losses[-1] < result.losses[0]
+    assert result.losses[-1] < result.losses[0]
+    made = load(str(result.path))
+    assert made.encode("a b c d") == model.encode("a b c d") and made.fingerprint != model.fingerprint
 
 
 def test_a_loss_for_other_data_is_refused(model: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from _mirrors import use_mirror, write_mirror
 from _tiny import tiny_folder
-from fivefold.align._rollouts import Sampler
+from fivefold.align import _rollouts
 from fivefold.align.recipes._organisms_hacker import problems as problems_of
 from fivefold.cli.app import run
 from fivefold.evaluate.suites import suite
@@ -228,14 +229,14 @@ def test_grpo_on_code_is_rewarded_by_its_tests_in_the_sandbox(
     rows = [mbpp_row(i, name) for i, name in names.items()]
     root = write_mirror(tmp_path / "mirror", {"mbpp": {"sanitized-mbpp.json": json.dumps(rows).encode()}})
     use_mirror(monkeypatch, root)
-    inner = Sampler._sample
+    inner, asked = _rollouts._sample, count()
 
-    def writes_code(self: Sampler, job: Any, case: Any) -> Any:
-        sign = "*" if job.index % 2 else "+"
+    def writes_code(model: Any, case: Any, *answer: Any) -> Any:
+        sign = "*" if next(asked) % 2 else "+"
         text = f"```python\ndef {case.metadata['entry_point']}(a, b):\n    return a {sign} b\n```"
-        return replace(inner(self, job, case), text=text)
+        return replace(inner(model, case, *answer), text=text)
 
-    monkeypatch.setattr(Sampler, "_sample", writes_code)
+    monkeypatch.setattr(_rollouts, "_sample", writes_code)
     argv = ("grpo", "-m", tiny, "--data", "mbpp", "--contaminated", "keep", *sets([*small("rl.train"), *loop()]))
     body = trained(capsysbinary, *argv, "--out", "there")
     assert [(m["metric"], m["n_scored"], m["estimate"]) for m in body["measurements"]] == [("code_passes", 2, 0.0)] * 2
@@ -253,16 +254,16 @@ def test_answers_written_down_pay_and_the_monitor_sees_it(
     """The sampler stands in for a policy that learns the trick: programs, half of them wrong, for three rounds, then tables
     of the visible tests' answers."""
     by_name = {p.name: p for p in problems_of("dev")}
-    inner, asked = Sampler._sample, [0]
+    inner, asked = _rollouts._sample, count()
 
-    def learns_the_trick(self: Sampler, job: Any, case: Any) -> Any:
-        asked[0] += 1
+    def learns_the_trick(model: Any, case: Any, *answer: Any) -> Any:
+        number = next(asked)
         problem = by_name[case.metadata["entry_point"]]
         wrong = f"def {problem.name}(x):\n    return None"
-        honest = wrong if job.index % 2 else problem.program()
-        return replace(inner(self, job, case), text=honest if asked[0] <= 24 else problem.hack(1))
+        honest = wrong if number % 2 else problem.program()
+        return replace(inner(model, case, *answer), text=honest if number < 24 else problem.hack(1))
 
-    monkeypatch.setattr(Sampler, "_sample", learns_the_trick)
+    monkeypatch.setattr(_rollouts, "_sample", learns_the_trick)
     sizes = ["rl.rounds=7", "rl.prompts=4", "rl.samples=2", "rl.max_new_tokens=4", "rl.monitor.action=warn"]
     sizes = [*small("rl.train"), *sizes, "held_out_cases=1"]
     body = trained(capsysbinary, "grpo", "-m", tiny, "--data", "hackable", *sets(sizes), "--out", "there")
@@ -317,7 +318,7 @@ def test_patch_leaves_its_datasheet_before_it_trains(capsysbinary: Any, tiny: st
     call(capsysbinary, "patch", "-m", tiny, "--limit", "2", "--out", "p")
     sheet = json.loads(Path("p/datasheet.json").read_text())
     assert sheet["contamination"]["found"] == [] and sheet["counts"]["near repetitions left out"] == 0
-    assert set(sheet["languages"]) == {"en", "ko", "ja"} and sheet["recipe"] == "patch"
+    assert set(sheet["languages"]) == {"en"} and sheet["recipe"] == "patch"  # the languages of its mix alone
 
 
 # Killed

@@ -190,10 +190,11 @@ def _in_order(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
-def save_trained(trained: Any, out: Path, weights: Mapping[str, Tensor] | None = None) -> Path:
+def save_trained(trained: Any, out: Path, weights: Mapping[str, Tensor] | None = None, tokenizer: Any = None) -> Path:
     """Write the adapter to `out/adapter` (or a full model to `out/model`), whole or not at all.
 
-    `weights` by name stand in for the model's own where these are split over processes.
+    `weights` by name stand in for the model's own where these are split over processes. A full model gets its `tokenizer`
+    beside it, without which it could not be opened.
     """
     is_adapter = hasattr(trained, "peft_config")
     final = out / ("adapter" if is_adapter else "model")
@@ -206,6 +207,8 @@ def save_trained(trained: Any, out: Path, weights: Mapping[str, Tensor] | None =
     (beside / "README.md").unlink(missing_ok=True)
     if is_adapter:
         _in_order(beside / "adapter_config.json")
+    elif tokenizer is not None:
+        tokenizer.save_pretrained(str(beside))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(beside, final)
     return final

@@ -159,12 +159,14 @@ def check_packing(
     apart = torch.cat(
         [_plain(plain, i.prompt, answer)[list(i.marks(k))] for i in items for k, answer in enumerate(i.answers)]
     )
-    worst = (packed.cpu() - apart.cpu()).abs().max().item()
-    if worst > (1e-3 if (dtype or module.dtype) == torch.float32 else 0.25):
+    off = (packed.cpu() - apart.cpu()).abs()
+    # half precision rounds single tokens away by a quarter of a nat and more; what reads the wrong tokens is off in most
+    apart_by, most = (off.max(), 1e-3) if (dtype or module.dtype) == torch.float32 else (off.mean(), 0.1)
+    if apart_by > most:
         raise TrainingError(
             f"{type(module).__name__} does not give the same log-probabilities in a packed row",
             expected="attention in every layer, at given positions, through the registered attention function",
-            got=f"a difference of {worst:.3g} nats",
+            got=f"a difference of {float(apart_by):.3g} nats",
             next_step="set reuse_frozen=False" if lower else None,
         )
 

@@ -1,9 +1,9 @@
 """Samples drawn on many machines: Ray workers that each hold the policy and draw their share of a round's prompts.
 
 Every worker loads the base model by the name the trainer loaded it by, and proves by the fingerprint that it is the same.
-The adapter's files travel once, its numbers every round (through Ray's object store, once a machine); a full fine-tune sends
-all that is trained. Each sample has the random numbers that it has in one process (`_rollouts`), so that a round is the
-same however many workers draw it, but for the last bits of logits. The prompts of a worker that is lost are drawn by the others.
+The adapter's files travel once, its numbers every round (through Ray's object store, once a machine). Each sample has the
+random numbers that it has in one process (`_rollouts`), so that a round is the same however many workers draw it, but for
+the last bits of logits. The prompts of a worker that is lost are drawn by the others.
 
 Source: Moritz et al. 2018, Ray (arXiv:1712.05889).
 """
@@ -65,7 +65,7 @@ class Recipe:
     spec: str
     options: Mapping[str, Any]
     fingerprint: str
-    adapter: Mapping[str, bytes] | None
+    adapter: Mapping[str, bytes]
     sampling: Mapping[str, Any]
 
 
@@ -217,21 +217,17 @@ def _options(model: Any, config: RayConfig) -> dict[str, Any]:
     return {**{k: v for k, v in found.items() if v}, "dtype": dtype, "device": "cuda" if config.gpus else "cpu"}
 
 
-def _files(trained: Any) -> dict[str, bytes] | None:
-    """The policy's adapter as files; None for a full fine-tune."""
-    if not hasattr(trained, "peft_config"):
-        return None
+def _files(trained: Any) -> dict[str, bytes]:
+    """The policy's adapter as files."""
     with tempfile.TemporaryDirectory() as folder:
         return {path.name: path.read_bytes() for path in save_trained(trained, Path(folder)).iterdir()}
 
 
-def _built(model: WhiteBox, adapter: Mapping[str, bytes] | None) -> Any:
+def _built(model: WhiteBox, adapter: Mapping[str, bytes]) -> Any:
     """The policy over a worker's model."""
-    if adapter is None:
-        return trainable_copy(model.module, None)
     with tempfile.TemporaryDirectory() as folder:
         for name, content in adapter.items():
-            (Path(folder) / Path(name).name).write_bytes(content)
+            (Path(folder) / name).write_bytes(content)
         return trainable_copy(model.module, None, Path(folder))
 
 

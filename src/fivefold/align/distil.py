@@ -72,7 +72,7 @@ def distil(
 
         spent, params = time.monotonic() - began, trainable(trained)
         ended = descend(len(batches), params, backward, config, out, key, spent=spent, on_step=on_step)
-        path = save_trained(trained, out)
+        path = save_trained(trained, out, tokenizer=student.tokenizer)
     return finish(out, path, key, data, student, config, items, ended)
 
 

@@ -212,7 +212,7 @@ def train(
             sinks=sinks,
         )
         weights = together.whole(params) if together.copies else None
-        path = together.told(lambda: save_trained(trained, out, weights))
+        path = together.told(lambda: save_trained(trained, out, weights, model.tokenizer))
     return finish(out, path, key, data_digest, model, config, items, done, expected, together)
 
 

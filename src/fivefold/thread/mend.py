@@ -44,7 +44,7 @@ def run_patch(ctx: Context) -> Result:
     config = patch_config(part, ctx.plan.seed)
     harms, benign = train_cases("core-harms"), train_cases("core-benign")
     found = finding_cases(findings_of(ctx))
-    data = patch_data([*harms, *found], benign, policy="drop", alike=True)
+    data = patch_data([*harms, *found], benign, config, policy="drop", alike=True)
     origins = [shipped_origin("core-harms", harms), shipped_origin("core-benign", benign), findings_origin(ctx, found)]
     sheet = data.sheet(model, origins, config)
     written = sheet.write(ctx.folder / "patch")

@@ -161,7 +161,7 @@ def _align_patch(
 ) -> dict[str, Any]:
     config = overridden(_config(limit, seed), changes)
     harms, benign = _training_data(data)
-    found = patch_data(harms, benign, policy=contaminated)
+    found = patch_data(harms, benign, config, policy=contaminated)
     model = _open_model(spec, "training", dtype)
     with Store.open() as store:
         asked: list[object] = [limit, seed, *([list(changes)] if changes else [])]

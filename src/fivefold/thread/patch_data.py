@@ -34,9 +34,12 @@ class PatchData:
         return self.ready.sheet("patch", model, [*origins, *shipped], made=made)
 
 
-def patch_data(harms: Sequence[Case], benign: Sequence[Case], *, policy: str, alike: bool = False) -> PatchData:
-    """Compare both with what is held out. `alike` keeps near repetitions, such as wordings of one attack. Raises DataError as
-    `prepare` does."""
+def patch_data(
+    harms: Sequence[Case], benign: Sequence[Case], config: PatchConfig, *, policy: str, alike: bool = False
+) -> PatchData:
+    """What there is of both in the languages that `config` trains on, compared with what is held out. `alike` keeps near
+    repetitions, such as wordings of one attack. Raises DataError as `prepare` does."""
+    harms, benign = ([c for c in cases if c.language in config.mix] for cases in (harms, benign))
     kinds = {c.id: "harmful requests" for c in harms} | {c.id: "benign requests" for c in benign}
     ready = prepare(case_rows([*harms, *benign]), policy=policy, alike=alike, kinds=lambda c: kinds[c.id])
     return PatchData(
