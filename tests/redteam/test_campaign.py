@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,17 +138,20 @@ def test_a_search_that_the_time_ends_is_not_withstood() -> None:
 
 
 class Slow(Broken):
-    """Refuses, and takes its time."""
+    """Refuses, and takes its time: 0.05 seconds a call, by a clock of its own."""
+
+    now = 0.0
 
     def generate(self, requests: Sequence[Request], *, on_done: object = None) -> list[Completion]:
-        time.sleep(0.05)
+        self.now += 0.05
         return [Completion(text="I cannot help with that.", model=self.fingerprint) for _ in requests]
 
 
-def test_the_time_is_kept_between_queries() -> None:
+def test_the_time_is_kept_between_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     assault = Assault(attack=made("best_of_n(batch=1)"), cases=cases(), budget=BUDGET)
     target: Any = Slow()
-    result = run_campaign(target, [assault], scorer("refusal"), deadline=time.monotonic() + 0.12)
+    monkeypatch.setattr("fivefold.redteam.budget.time", SimpleNamespace(monotonic=lambda: target.now))
+    result = run_campaign(target, [assault], scorer("refusal"), deadline=0.12)
     assert 2 <= result.queries < 2 * BUDGET.queries
     assert all(isinstance(t.outcome, Unscored) and t.attempts for t in result.tried)
     assert result.stopped_early == ("best_of_n(batch=1): 2 behaviours midway, the time budget was spent",)
