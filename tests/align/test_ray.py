@@ -13,7 +13,7 @@ import torch
 
 from fivefold.align._adapter import Lora, causal_lm, trainable, trainable_copy
 from fivefold.align._loop import TrainConfig
-from fivefold.align._ray import RayConfig, RaySampler, _shares
+from fivefold.align._ray import RayConfig, RaySampler, Recipe, Worker, _files, _shares
 from fivefold.align._rollouts import Sampler
 from fivefold.align.rewards import each
 from fivefold.align.rl import RLConfig, reinforce
@@ -24,7 +24,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'five
 
 CASES = [user_case(f"c{i}", text) for i, text in enumerate(["fox", "dog jumps", "What is Paris?", "quartz", "a b"])]
 HOW: dict[str, Any] = {"samples": 3, "limit": 6, "temperature": 1.0, "seed": 0}
-ONE, TWO = (RayConfig(workers=n, start_seconds=240) for n in (1, 2))
+TWO = RayConfig(workers=2, start_seconds=240)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,20 +104,11 @@ def alive() -> int:
     return sum(actor["State"] != "DEAD" for actor in ray._private.state.actors().values())
 
 
-class Other:
-    """The same model by name, with other weights."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self.fingerprint = model, "0" * 64
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-def test_a_worker_with_another_model_is_refused(model: Any) -> None:
-    trained = trainable_copy(model.module, Lora(r=4))
+def test_a_worker_with_another_model_refuses_to_draw(model: Any) -> None:
+    files = _files(trainable_copy(model.module, Lora(r=4)))
+    worker = Worker(Recipe(model.name, {}, "0" * 64, files, HOW))
     with pytest.raises(UsageError, match="another model than the trainer's"):
-        RaySampler(Other(model), trained, ONE, **HOW)  # type: ignore[arg-type]
+        worker.ready()
 
 
 def test_a_cluster_that_is_too_small_is_named(model: Any) -> None:
