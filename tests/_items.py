@@ -1,11 +1,13 @@
-"""Random training items, and the trainer's smallest settings."""
+"""Random training items, the trainer's smallest settings, runs that end early, and policies that have moved."""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
-from fivefold.align._adapter import Lora
+import torch
+
+from fivefold.align._adapter import Lora, trainable, trainable_copy
 from fivefold.align._pack import Item
 from fivefold.align.train import TrainConfig
 
@@ -43,3 +45,32 @@ def small(**changes: Any) -> TrainConfig:
         **changes,
     }
     return TrainConfig(**settings)
+
+
+class Stop(Exception):
+    """Ends a run from its own watcher."""
+
+
+def breaking_at(step: int) -> Any:
+    """A watcher that ends a run after so many steps."""
+
+    def watch(progress: Any) -> None:
+        if progress.step == step:
+            raise Stop
+
+    return watch
+
+
+def policy(model: Any, **changes: Any) -> Any:
+    """A model to train with an adapter that is not that of the start."""
+    torch.manual_seed(0)
+    trained = trainable_copy(model.module, Lora(**{"r": 4, "alpha": 12, **changes}))
+    move(trained)
+    return trained
+
+
+def move(trained: Any) -> None:
+    """Give all that is trained other numbers."""
+    with torch.no_grad():
+        for p in trainable(trained).values():
+            p.normal_(0, 0.1)

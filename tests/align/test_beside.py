@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from _items import random_items
+from _items import move, policy, random_items
 from fivefold.align import _beside
-from fivefold.align._adapter import Lora, causal_lm, trainable, trainable_copy
+from fivefold.align._adapter import causal_lm, trainable
 from fivefold.align._beside import beside
 from fivefold.align._merged import merged
 from fivefold.align._pack import pack
@@ -28,19 +28,6 @@ pytestmark = pytest.mark.skipif(not can_lay_out(torch.bfloat16), reason="this pr
 @pytest.fixture(scope="module")
 def low(folder: Path) -> Any:
     return load(str(folder), dtype="bfloat16")
-
-
-def policy(model: Any, **changes: Any) -> Any:
-    torch.manual_seed(0)
-    trained = trainable_copy(model.module, Lora(**{"r": 4, "alpha": 12, **changes}))
-    move(trained)
-    return trained
-
-
-def move(trained: Any) -> None:
-    with torch.no_grad():
-        for p in trainable(trained).values():
-            p.normal_(0, 0.1)
 
 
 def off(module: Any, truth: torch.Tensor) -> float:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from _items import random_items, small
+from _items import Stop, breaking_at, random_items, small
 from fivefold.align import sinks
 from fivefold.align._adapter import Lora, trainable_copy
 from fivefold.align._leaving import Leaving
@@ -24,18 +24,6 @@ from fivefold.align._processes import ALONE
 from fivefold.align.losses import sft
 from fivefold.align.train import estimate, held_out_loss, train
 from fivefold.errors import MissingExtraError, UnknownNameError, UsageError
-
-
-class Stop(Exception):
-    pass
-
-
-def breaking_at(step: int) -> Any:
-    def watch(progress: Any) -> None:
-        if progress.step == step:
-            raise Stop
-
-    return watch
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from _items import random_items, small
+from _items import Stop, breaking_at, random_items, small
 from _tiny import tiny_model, tiny_tokenizer
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import trainable_copy
@@ -33,18 +33,6 @@ LITTLE: dict[str, Any] = {
     "batch_items": 6,
 }
 """Steps of a 25th of half the distance between neighbouring bfloat16 numbers at the weights' usual size, 0.1."""
-
-
-class Stop(Exception):
-    pass
-
-
-def breaking_at(step: int) -> Any:
-    def watch(progress: Any) -> None:
-        if progress.step == step:
-            raise Stop
-
-    return watch
 
 
 @pytest.fixture(scope="module")

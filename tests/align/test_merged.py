@@ -8,26 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from _items import random_items
-from fivefold.align._adapter import Lora, causal_lm, trainable, trainable_copy
+from _items import move, policy, random_items
+from fivefold.align._adapter import causal_lm, trainable
 from fivefold.align._merged import merged
 from fivefold.align._pack import pack
 from fivefold.align._policy import answer_logps
 from fivefold.align._rollouts import Sampler
 from fivefold.types import user_case
-
-
-def policy(model: Any, **changes: Any) -> Any:
-    torch.manual_seed(0)
-    trained = trainable_copy(model.module, Lora(**{"r": 4, "alpha": 12, **changes}))
-    move(trained)
-    return trained
-
-
-def move(trained: Any) -> None:
-    with torch.no_grad():
-        for p in trainable(trained).values():
-            p.normal_(0, 0.1)
 
 
 @pytest.mark.parametrize("changes", [{}, {"from_layer": 2}, {"targets": "attention"}])

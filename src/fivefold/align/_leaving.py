@@ -27,7 +27,7 @@ Measure: TypeAlias = Callable[[], float]
 
 @dataclass
 class Leaving:
-    """Follows a run's trained weights (what `Processes.held` gives of them) and knows what to leave of them."""
+    """Follows the numbers that a run's steps are taken on (`_masters`) and knows what to leave of them."""
 
     masters: Masters
     config: TrainConfig

@@ -155,9 +155,9 @@ def laid_out(weight: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, FEW))
 
 
-def product(x: Tensor, packed: Tensor) -> Tensor:
-    """x Wᵀ [T, O] of x [T, I] in bfloat16 and a weight that is laid out."""
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
+def product(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + bias, [..., O], of x [..., I] in bfloat16 and a weight that is laid out."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
 
 
 def added(x: Tensor, packed: Tensor, other: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def added(x: Tensor, packed: Tensor, other: Tensor) -> Tensor:
 def _product(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if weight.dtype == torch.float32:
         return cast(Tensor, torch.ops.mkl._mkl_linear(x, packed, weight, bias, x.numel() // x.shape[-1]))
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
+    return product(x, packed, bias)
 
 
 def _forward(layer: nn.Linear, packed: Tensor, x: Tensor) -> Tensor:
