@@ -24,13 +24,14 @@ from fivefold.errors import UsageError
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
-import os, sys
+import os, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from fivefold.align import _checkpoint, train as trainer, _scalar
 from fivefold.align._processes import processes
 from fivefold.errors import TrainingError
 import torch
+import torch.distributed.device_mesh
 if os.environ["RANK"] != "0":
     def refuse(*args, **kwargs):
         raise AssertionError("only the first process writes")
@@ -43,7 +44,20 @@ try:
     processes(torch.device("cpu")).agree("their number", os.environ["RANK"])
 except TrainingError as error:
     print("disagreed", os.environ["RANK"], flush=True)
+
+class Slow(torch.Tensor):
+    def __del__(self):
+        until = time.monotonic() + 0.6
+        while time.monotonic() < until:
+            pass
+
+mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+last = torch.zeros(1_000_000).as_subclass(Slow)
+work = torch.distributed.all_reduce(last, async_op=True)
+del last, work
+time.sleep(0.2)
 """
+"""Ends while gloo's thread is busy with dropping a tensor, in a group that a mesh still refers to."""
 
 
 RUNS = {

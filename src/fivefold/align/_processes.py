@@ -14,10 +14,14 @@ Weights are whole in every process; `_sharded` splits them (FSDP), and `_deepspe
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUCKET = 1 << 26
 """Numbers that are added up in one go."""
+LOOKS, SECONDS_TO_REST = 5, 10.0
+"""How often in a row gloo's threads are to be seen at rest, and how long that is waited for."""
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -242,6 +248,9 @@ def processes(device: torch.device, *, shards: bool = False) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     _refuse(shards)
+    if not dist.is_initialized():  # a group that the caller started is the caller's to end
+        atexit.unregister(leave)
+        atexit.register(leave)
     try:
         from accelerate import PartialState
     except ImportError as error:
@@ -263,6 +272,32 @@ def processes(device: torch.device, *, shards: bool = False) -> Processes:
     if deepspeed:
         return _deepspeed.zero(state, settings)
     return Processes(rank=state.process_index, size=state.num_processes)
+
+
+def leave() -> None:
+    """End the group of processes while the interpreter still runs, once gloo's threads are at rest.
+
+    They drop the last tensors they worked on when they get to it, and need the interpreter's lock for that: a thread that
+    asks for it while the interpreter is being taken down is ended in a way that aborts the process, whose work was done.
+    torch joins these threads only when nobody refers to the group any more, and its caches do.
+    """
+    if not dist.is_initialized():
+        return
+    dist.destroy_process_group()
+    at_rest, until = 0, time.monotonic() + SECONDS_TO_REST
+    while at_rest < LOOKS and time.monotonic() < until:
+        time.sleep(0.01)  # the lock is free meanwhile: who waits for it gets it
+        at_rest = 0 if _gloo_is_busy() else at_rest + 1
+
+
+def _gloo_is_busy() -> bool:
+    """Whether a thread of gloo's runs or waits for a core (by Linux's account; elsewhere nobody knows)."""
+    for thread in Path("/proc/self/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended
+            name, _, rest = thread.read_text().rpartition(")")
+            if "(pt_gloo" in name and not rest.startswith(" S"):
+                return True
+    return False
 
 
 def switched_on(name: str) -> bool:
