@@ -302,9 +302,17 @@ def _gloo_is_busy() -> bool:
 
 
 def everyone() -> Processes:
-    """The processes that a launcher started, whatever they are to do together: `ALONE` without one."""
+    """The processes that a launcher started, whatever they are to do together: `ALONE` without one.
+
+    Raises as `processes` does for a configuration that no training here can follow.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
+    _refuse(shards=True)
+    if switched_on("ACCELERATE_USE_DEEPSPEED"):
+        from fivefold.align import _deepspeed
+
+        _deepspeed.settings()
     state = _state(cpu=not torch.cuda.is_available())
     return Processes(rank=state.process_index, size=state.num_processes)
 
