@@ -69,13 +69,14 @@ def reinforced(loss: str, of_train: Mapping[str, Any] | None = None, **changes: 
     """Three rounds of learning from rewards, with more rows than processes, an odd number of prompts, a gold reward, and
     samples that are put into the wrong case where two processes mix up whose are whose."""
 
-    def run(model: Any, out: Path) -> None:
+    def run(model: Any, out: Path, on_round: Any = None) -> None:
         settings: dict[str, Any] = {"adapter": Lora(r=4), "batch_items": 5, "row_tokens": 60, "lr": 1e-2}
         settings |= {"checkpoint_steps": 1, "schedule": "constant", "warmup": 0.0, **(of_train or {})}
         sizes: dict[str, Any] = {"rounds": 3, "prompts": 5, "samples": 4, "max_new_tokens": 5, "critic": Lora(r=4)}
         config = RLConfig(train=TrainConfig(loss=loss, **settings), **{**sizes, **changes})
         cost = each(lambda s: 1.0 - _low(s)) if loss == "safe_rlhf" else None
-        reinforce(model, CASES, each(_low), config, out, reward_name="low", gold=each(_named), cost=cost)
+        named: dict[str, Any] = {"reward_name": "low", "gold": each(_named), "cost": cost, "on_round": on_round}
+        reinforce(model, CASES, each(_low), config, out, **named)
 
     return run
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from _items import random_items, small
+from _items import Stop, random_items, small
 from _several import distilled, record_of, reinforced, several, train_process, train_rewards
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
 from fivefold.align._processes import ALONE, Processes, one_process, processes, shares
+from fivefold.align.kl import KLControl
 from fivefold.align.monitor import MonitorConfig
 from fivefold.align.train import train
 from fivefold.errors import UsageError
@@ -66,8 +67,10 @@ REINFORCED = {
     "dapo": reinforced("dapo", {"batch_items": 2, "epochs": 2, "row_tokens": 200}, resample=2),
     "ppo": reinforced("ppo", {"batch_items": 3, "adapter": Lora(r=4, from_layer=2)}, critic=Lora(r=4, from_layer=1)),
     "safe_rlhf": reinforced("safe_rlhf", monitor=MonitorConfig(action="rollback", most_kl=1e-6), keep_every=1),
+    "resumed": reinforced("rloo", {"batch_items": 2}, kl=KLControl(weight=0.05, target=0.5, horizon=50)),
 }
-"""With and without samples used once, further draws, a critic, frozen layers below all, a cost, and an end by an alarm."""
+"""With and without samples used once, further draws, a critic, frozen layers below all, a cost, and an end by an alarm;
+one that a single process has begun."""
 RUNS = {
     "rpo": several("rpo"),
     "sft": several("rpo", ema=0.9, check_steps=2, adapter=Lora(r=4, from_layer=2, dropout=0.1)),
@@ -79,6 +82,12 @@ RUNS = {
     "distillation": distilled,
     **{f"rl/{name}": run for name, run in REINFORCED.items()},
 }
+
+
+def ended_after_two(done: int, total: int, health: Any) -> None:
+    """Ends in one process a run that two are to go on with."""
+    if done == 2:
+        raise Stop
 
 
 def models_of(folder: str) -> dict[str, Any]:
@@ -97,6 +106,8 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     script.write_text(SCRIPT.format(paths=paths, folder=str(folder), out=str(out / "two")))
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    with pytest.raises(Stop):
+        REINFORCED["resumed"](models_of(str(folder))[""], out / "two" / "rl" / "resumed", on_round=ended_after_two)
     done = subprocess.run(launch, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     models = models_of(str(folder))
