@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fivefold.align.process import ProcessConfig, train_steps
 from fivefold.align.reward import Pairs, RewardConfig, train_reward
 from fivefold.align.rewards import Sample, each
 from fivefold.align.rl import RLConfig, reinforce
+from fivefold.align.states import StatesConfig, train_states
 from fivefold.align.train import TrainConfig, train
 from fivefold.types import user_case
 
@@ -60,9 +62,21 @@ def distilled(model: Any, out: Path) -> None:
     torch.manual_seed(7)
     other = trainable_copy(model.module, Lora(r=4, alpha=40))
     move(other)
-    teacher = model.with_adapter(str(save_trained(other, out / "teacher")), name="teacher")
+    own = out / f"teacher{os.environ.get('RANK', '')}"
+    teacher = model.with_adapter(str(save_trained(other, own)), name="teacher")
     given = {"epochs": 2, "batch_items": 6, "row_tokens": 24, "checkpoint_steps": 1}
     distil(model, teacher, random_items(13, 1), small(loss="distillation", **given), out)
+
+
+def restated(loss: str) -> Any:
+    """Training on streams with dropout, batches of an odd number of items, of which one has a single one."""
+
+    def run(model: Any, out: Path) -> None:
+        given = {"epochs": 2, "batch_items": 6, "row_tokens": 24, "checkpoint_steps": 1}
+        moved, kept = random_items(13, 1), random_items(9, 1, seed=1)
+        train_states(model, moved, kept, StatesConfig(train=small(loss=loss, **given), layers=(1, 2)), out)
+
+    return run
 
 
 def reinforced(loss: str, of_train: Mapping[str, Any] | None = None, **changes: Any) -> Any:

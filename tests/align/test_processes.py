@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from _items import Stop, random_items, small
-from _several import distilled, record_of, reinforced, several, train_process, train_rewards
+from _several import distilled, record_of, reinforced, restated, several, train_process, train_rewards
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
-from fivefold.align._processes import ALONE, Processes, one_process, processes, shares
+from fivefold.align._processes import ALONE, Processes, processes, shares
 from fivefold.align.kl import KLControl
 from fivefold.align.monitor import MonitorConfig
 from fivefold.align.train import train
@@ -29,7 +29,7 @@ SCRIPT = """
 import os, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from fivefold.align import _checkpoint, distil, rl, train as trainer, _scalar
+from fivefold.align import _checkpoint, distil, rl, states, train as trainer, _scalar
 from fivefold.align._processes import processes
 from fivefold.errors import TrainingError
 import torch
@@ -37,7 +37,8 @@ import torch.distributed.device_mesh
 if os.environ["RANK"] != "0":
     def refuse(*args, **kwargs):
         raise AssertionError("only the first process writes")
-    _checkpoint.write_atomic = trainer.save_trained = _scalar.save_trained = distil.save_trained = rl.save_trained = refuse
+    _checkpoint.write_atomic = trainer.save_trained = _scalar.save_trained = refuse
+    distil.save_trained = rl.save_trained = states.save_trained = refuse
 from test_processes import RUNS, models_of
 models = models_of({folder!r})
 for name, run in RUNS.items():
@@ -80,6 +81,8 @@ RUNS = {
     "reward": train_rewards,
     "process": train_process,
     "distillation": distilled,
+    "circuit_breaker": restated("circuit_breaker"),
+    "rmu": restated("rmu"),
     **{f"rl/{name}": run for name, run in REINFORCED.items()},
 }
 
@@ -192,13 +195,6 @@ def test_settings_that_would_have_to_be_ignored_are_refused(
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=says):
         processes(torch.device("cpu"))
-
-
-def test_what_runs_in_one_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    one_process("this")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="this runs in one process"):
-        one_process("this")
 
 
 def test_a_run_of_two_processes_goes_on_in_one(both: tuple[Path, Path, str], model: Any, tmp_path: Path) -> None:

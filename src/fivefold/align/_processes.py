@@ -360,16 +360,6 @@ def _refuse(shards: bool) -> None:
         )
 
 
-def one_process(what: str) -> None:
-    """Raise UsageError where a launcher started several processes for something that runs in one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"{what} runs in one process",
-            got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}",
-            next_step="start it without accelerate launch or torchrun",
-        )
-
-
 def shares(n: int, parts: int) -> list[range]:
     """The numbers of n things, cut into `parts` runs, as equal as they go."""
     return [range(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
