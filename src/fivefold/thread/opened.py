@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fivefold.align._divided import divided
-from fivefold.align._processes import Processes, everyone
+from fivefold.align._processes import Processes, everyone, switched_on
 from fivefold.align.data.datasheet import Datasheet
 from fivefold.align.options import overridden
 from fivefold.align.recipes.patch import OnPatch, PatchConfig, patch
@@ -294,7 +294,10 @@ def _training_data(data: Path | None) -> tuple[Sequence[Case], Sequence[Case]]:
 
 
 def _open_model(spec: str, for_: str, dtype: str = "float32") -> WhiteBox:
-    model: Model = load(spec, **({} if dtype == "float32" else {"dtype": dtype}))
+    given = {} if dtype == "float32" else {"dtype": dtype}
+    if switched_on("ACCELERATE_USE_FSDP"):  # it shares out weights that lie on the CPU
+        given["device"] = "cpu"
+    model: Model = load(spec, **given)
     require(model, Capability.ACTIVATIONS, for_=for_)
     assert isinstance(model, WhiteBox)
     return model
