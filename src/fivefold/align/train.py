@@ -157,6 +157,7 @@ def train(
     loss_module = load(config.loss)
     loss_config = config_of(loss_module, config.loss_options)
     check_loss(loss_module, config)
+    check_start(start, config)
     check_settings(config, bool(held_out))
     check_items(items, loss_module)
     data_digest, everything = digest(items), [*items, *held_out]
@@ -433,6 +434,18 @@ def check_loss(loss_module: ModuleType, config: TrainConfig) -> None:
             f"the {config.loss} loss compares whole distributions with the base model's",
             expected="an adapter, and reference='base'",
             got=f"adapter={config.adapter}, reference={config.reference!r}",
+            next_step="of the losses with a reference, dpo, ipo, rpo and kto are trained with all weights",
+        )
+
+
+def check_start(start: Path | None, config: TrainConfig) -> None:
+    """Raise UsageError where all weights would begin from an adapter, which has no others."""
+    if start is not None and config.adapter is None:
+        raise UsageError(
+            f"all weights cannot be trained from the adapter in {start}",
+            expected="an adapter to train on, or no start",
+            got="adapter=None",
+            next_step="train an adapter here, too, or all weights in the stage before",
         )
 
 
