@@ -34,11 +34,12 @@ from _trl import (  # noqa: E402
     twin,
 )
 
+from fivefold.align._learner import Learner, State  # noqa: E402
 from fivefold.align._pack import Item  # noqa: E402
 from fivefold.align._rollouts import Drawn, collect  # noqa: E402
 from fivefold.align.losses import grpo  # noqa: E402
 from fivefold.align.rewards import each  # noqa: E402
-from fivefold.align.rl import RLConfig, _Learner, _State  # noqa: E402
+from fivefold.align.rl import RLConfig  # noqa: E402
 from fivefold.align.train import TrainConfig  # noqa: E402
 from fivefold.runtime.load import load  # noqa: E402
 from fivefold.types import user_case  # noqa: E402
@@ -114,13 +115,13 @@ def count(watch: Watch, seen: list[dict[str, Any]]) -> None:
     watch.n = made.pop()
 
 
-def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
+def learner_of(model: Any, theirs: Any, prompts: int) -> Learner:
     """Our learner with TRL's adapter in it."""
     train = TrainConfig(
         loss="grpo", loss_options=AS_TRL, adapter=LORA, lr=1e-5, batch_items=prompts, schedule="constant", warmup=0.0
     )
     config = RLConfig(train=train, rounds=2, prompts=prompts, samples=SAMPLES, max_new_tokens=NEW_TOKENS)
-    learner = _Learner(model, config, grpo, grpo.Config(**AS_TRL), None, None, Path(tempfile.mkdtemp()))
+    learner = Learner(model, config, grpo, grpo.Config(**AS_TRL), None, None, Path(tempfile.mkdtemp()))
     _, params = twin(model, theirs)
     with torch.no_grad():
         for name, p in learner.policy.items():
@@ -129,7 +130,7 @@ def learner_of(model: Any, theirs: Any, prompts: int) -> _Learner:
     return learner
 
 
-def compared(learner: _Learner, theirs: dict[str, Any], watch: Watch, loss: float) -> dict[str, Any]:
+def compared(learner: Learner, theirs: dict[str, Any], watch: Watch, loss: float) -> dict[str, Any]:
     """Our loss and gradient on TRL's samples."""
     items, rewards = list[Item](), list[float]()
     for start in range(0, len(theirs["prompt_ids"]), SAMPLES):
@@ -142,16 +143,16 @@ def compared(learner: _Learner, theirs: dict[str, Any], watch: Watch, loss: floa
     drawn = Drawn(
         items=items, samples=[], rewards=values, scored=torch.ones_like(values, dtype=torch.bool), costs=None, asked=0
     )
-    known = learner._known(drawn, _State())
+    known = learner._known(drawn, State())
     advantages = grpo.advantages(known, learner.options)
     total, count = 0.0, len(items)
     for b in range(count):
-        total += learner._row(drawn, [b], known, advantages, None, 1 / count, _State())["loss"] / count
+        total += learner._row(drawn, [b], known, advantages, None, 1 / count)[0]["loss"] / count
     params = dict(learner.policy)
     return report({"loss": total}, loss, same_gradient(params, watch.gradient), prompts=count)
 
 
-def ours_step(learner: _Learner, model: Any, texts: list[str]) -> dict[str, Any]:
+def ours_step(learner: Learner, model: Any, texts: list[str]) -> dict[str, Any]:
     """Generated tokens, CPU-seconds (drawing apart), and peak memory of one whole round."""
     learner.optimizer.zero_grad()
     asked = [t.split("user\n", 1)[1].split("<|im_end|>", 1)[0] for t in texts]
@@ -164,7 +165,7 @@ def ours_step(learner: _Learner, model: Any, texts: list[str]) -> dict[str, Any]
 
     rest = at_rest()
     drawn, drawing = timed(draw)
-    _, updating = timed(lambda: learner.learn(drawn, _State(), 0))
+    _, updating = timed(lambda: learner.learn(drawn, State(), 0))
     tokens = sum(len(a) for item in drawn.items for a in item.answers)
     return {"tokens": tokens, "drawing": drawing, "seconds": drawing + updating, "peak": above(rest)}
 

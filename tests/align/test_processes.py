@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from _items import random_items, small
-from _several import record_of, several, train_process, train_rewards
+from _items import Stop, random_items, small
+from _several import distilled, record_of, reinforced, several, train_process, train_rewards
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
-from fivefold.align._processes import ALONE, Processes, one_process, processes
+from fivefold.align._processes import ALONE, Processes, one_process, processes, shares
+from fivefold.align.kl import KLControl
+from fivefold.align.monitor import MonitorConfig
 from fivefold.align.train import train
 from fivefold.errors import UsageError
 
@@ -27,7 +29,7 @@ SCRIPT = """
 import os, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from fivefold.align import _checkpoint, train as trainer, _scalar
+from fivefold.align import _checkpoint, distil, rl, train as trainer, _scalar
 from fivefold.align._processes import processes
 from fivefold.errors import TrainingError
 import torch
@@ -35,7 +37,7 @@ import torch.distributed.device_mesh
 if os.environ["RANK"] != "0":
     def refuse(*args, **kwargs):
         raise AssertionError("only the first process writes")
-    _checkpoint.write_atomic = trainer.save_trained = _scalar.save_trained = refuse
+    _checkpoint.write_atomic = trainer.save_trained = _scalar.save_trained = distil.save_trained = rl.save_trained = refuse
 from test_processes import RUNS, models_of
 models = models_of({folder!r})
 for name, run in RUNS.items():
@@ -60,6 +62,15 @@ time.sleep(0.2)
 """Ends while gloo's thread is busy with dropping a tensor, in a group that a mesh still refers to."""
 
 
+REINFORCED = {
+    "grpo": reinforced("grpo", {"loss_options": {"beta": 0.1}}),
+    "dapo": reinforced("dapo", {"batch_items": 2, "epochs": 2, "row_tokens": 200}, resample=2),
+    "ppo": reinforced("ppo", {"batch_items": 3, "adapter": Lora(r=4, from_layer=2)}, critic=Lora(r=4, from_layer=1)),
+    "safe_rlhf": reinforced("safe_rlhf", monitor=MonitorConfig(action="rollback", most_kl=1e-6), keep_every=1),
+    "resumed": reinforced("rloo", {"batch_items": 2}, kl=KLControl(weight=0.05, target=0.5, horizon=50)),
+}
+"""With and without samples used once, further draws, a critic, frozen layers below all, a cost, and an end by an alarm;
+one that a single process has begun."""
 RUNS = {
     "rpo": several("rpo"),
     "sft": several("rpo", ema=0.9, check_steps=2, adapter=Lora(r=4, from_layer=2, dropout=0.1)),
@@ -68,7 +79,15 @@ RUNS = {
     "half": several("dpo", adapter=None, lr=1e-4, ema=0.9),
     "reward": train_rewards,
     "process": train_process,
+    "distillation": distilled,
+    **{f"rl/{name}": run for name, run in REINFORCED.items()},
 }
+
+
+def ended_after_two(done: int, total: int, health: Any) -> None:
+    """Ends in one process a run that two are to go on with."""
+    if done == 2:
+        raise Stop
 
 
 def models_of(folder: str) -> dict[str, Any]:
@@ -87,6 +106,8 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     script.write_text(SCRIPT.format(paths=paths, folder=str(folder), out=str(out / "two")))
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    with pytest.raises(Stop):
+        REINFORCED["resumed"](models_of(str(folder))[""], out / "two" / "rl" / "resumed", on_round=ended_after_two)
     done = subprocess.run(launch, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     models = models_of(str(folder))
@@ -99,7 +120,7 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def test_two_processes_give_the_losses_of_one(both: tuple[Path, Path, str], name: str) -> None:
     """To 1e-4 of the loss: sums are taken in another order, and Adam carries the last digit on."""
     one, two = (record_of(folder / name) for folder in both[:2])
-    assert len(one["history"]) == len(two["history"]) > 2
+    assert len(one["history"]) == len(two["history"]) >= 2
     for a, b in zip(one["history"], two["history"], strict=True):
         assert set(a) == set(b)
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4, abs=1e-6)
@@ -122,6 +143,28 @@ def test_two_processes_end_in_the_weights_of_one(both: tuple[Path, Path, str], n
 
 def test_processes_that_disagree_say_so(both: tuple[Path, Path, str]) -> None:
     assert both[2].count("disagreed") == 2, "each process says so; their lines may run into one another"
+
+
+@pytest.mark.parametrize("name", REINFORCED)
+def test_two_processes_draw_and_score_what_one_does(both: tuple[Path, Path, str], name: str) -> None:
+    """Every round's samples are the same, each with the reward of its own case, and so are the round's numbers."""
+    one, two = (folder / "rl" / name for folder in both[:2])
+    rounds = [[(f / "rounds" / p.name).read_text() for p in sorted((one / "rounds").iterdir())] for f in (one, two)]
+    assert rounds[0] == rounds[1] and len(rounds[0]) >= 2
+    first, second = record_of(one), record_of(two)
+    for a, b in zip(first["history"], second["history"], strict=True):
+        assert set(a) == set(b) >= {"reward", "gold", "kl", "entropy"}
+        for key in set(a) - {"seconds"}:
+            assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
+    assert (first["ended"], first["weights_of"]) == (second["ended"], second["weights_of"])
+    assert first["ended"] == ("rolled back" if name == "safe_rlhf" else "finished")
+
+
+@pytest.mark.parametrize(("n", "parts"), [(5, 2), (1, 3), (8, 3), (3, 3), (0, 2)])
+def test_things_are_shared_out_once_each(n: int, parts: int) -> None:
+    found = shares(n, parts)
+    assert [i for share in found for i in share] == list(range(n)) and len(found) == parts
+    assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
 def test_work_is_shared_by_its_cost_and_all_of_it_is_done() -> None:

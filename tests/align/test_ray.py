@@ -13,7 +13,7 @@ import torch
 
 from fivefold.align._adapter import Lora, causal_lm, trainable, trainable_copy
 from fivefold.align._loop import TrainConfig
-from fivefold.align._ray import RayConfig, RaySampler, Recipe, Worker, _files, _shares
+from fivefold.align._ray import RayConfig, RaySampler, Recipe, Worker, _files
 from fivefold.align._rollouts import Sampler
 from fivefold.align.rewards import each
 from fivefold.align.rl import RLConfig, reinforce
@@ -126,10 +126,3 @@ def test_without_ray_the_extra_is_named(model: Any, monkeypatch: pytest.MonkeyPa
 def test_samples_come_from_one_place() -> None:
     with pytest.raises(UsageError, match="vLLM server or from Ray"):
         RLConfig(vllm="http://localhost:8000", ray=TWO)
-
-
-@pytest.mark.parametrize(("n", "workers"), [(5, 2), (1, 3), (8, 3), (3, 3)])
-def test_prompts_are_shared_out_once_each(n: int, workers: int) -> None:
-    shares = _shares(n, workers)
-    assert [i for share in shares for i in share] == list(range(n)) and len(shares) == min(n, workers)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1

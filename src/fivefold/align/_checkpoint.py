@@ -18,7 +18,8 @@ FILE = "checkpoint.pt"
 def write_atomic(path: Path, write: Any) -> None:
     """Call `write(handle)` on a new file and move it to `path` once its bytes are on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # several processes of a recipe write the same; on two machines they may have one number
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{os.environ.get('RANK', '0')}")
     try:
         with open(beside, "wb") as handle:
             write(handle)

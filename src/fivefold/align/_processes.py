@@ -195,20 +195,28 @@ class Processes:
                 got=values,
             )
 
-    def told(self, make: Callable[[], T]) -> T | None:
-        """`make()` in the first process alone (None elsewhere) while the others wait; where it fails, all fail."""
-        value, error = None, None
+    def divided(self, n: int, work: Callable[[range], Sequence[T]]) -> list[T]:
+        """What `work` gives for n things, each process at work on a run of them: all results, in order, in every process."""
+        mine = shares(n, self.size)[self.rank]
+        parts = self.gathered({self.rank: list(work(mine)) if mine else []})
+        return [result for part in parts for result in part]
+
+    def told(self, make: Callable[[], T]) -> T:
+        """`make()` in the first process alone, and what it gave in every process; where it fails, all fail."""
+        if self.size == 1:
+            return make()
+        value, error = list[T](), None
         if self.first:
             try:
-                value = make()
+                value = [make()]
             except Exception as raised:
                 error = raised
-        failed = self.gathered({0: None if error is None else str(error)} if self.first else {})[0]
+        failed, found = self.gathered({0: (None if error is None else str(error), value)} if self.first else {})[0]
         if error is not None:
             raise error
         if failed is not None:
             raise TrainingError("the first process failed", got=failed)
-        return value
+        return found[0]
 
 
 ALONE = Processes()
@@ -248,23 +256,16 @@ def processes(device: torch.device, *, shards: bool = False) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     _refuse(shards)
-    if not dist.is_initialized():  # a group that the caller started is the caller's to end
-        atexit.unregister(leave)
-        atexit.register(leave)
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise MissingExtraError("accelerate", "local") from error
     if switched_on("ACCELERATE_USE_FSDP"):
         from fivefold.align._sharded import check_settings, sharded  # torch's FSDP takes seconds to import
 
         check_settings(device)
-        return sharded(PartialState(cpu=not torch.cuda.is_available()))
+        return sharded(_state(cpu=not torch.cuda.is_available()))
     if deepspeed := switched_on("ACCELERATE_USE_DEEPSPEED"):
         from fivefold.align import _deepspeed
 
         settings = _deepspeed.settings()
-    state = PartialState(cpu=device.type == "cpu")
+    state = _state(cpu=device.type == "cpu")
     if device.type != "cpu" and device != state.device:
         raise UsageError(
             "the model is not on this process's device", expected=state.device, got=device, next_step="load it there"
@@ -298,6 +299,34 @@ def _gloo_is_busy() -> bool:
             if "(pt_gloo" in name and not rest.startswith(" S"):
                 return True
     return False
+
+
+def everyone() -> Processes:
+    """The processes that a launcher started, whatever they are to do together: `ALONE` without one.
+
+    Raises as `processes` does for a configuration that no training here can follow.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    _refuse(shards=True)
+    if switched_on("ACCELERATE_USE_DEEPSPEED"):
+        from fivefold.align import _deepspeed
+
+        _deepspeed.settings()
+    state = _state(cpu=not torch.cuda.is_available())
+    return Processes(rank=state.process_index, size=state.num_processes)
+
+
+def _state(*, cpu: bool) -> Any:
+    """accelerate's account of the processes; the group that it starts ends with the interpreter."""
+    if not dist.is_initialized():  # a group that the caller started is the caller's to end
+        atexit.unregister(leave)
+        atexit.register(leave)
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "local") from error
+    return PartialState(cpu=cpu)
 
 
 def switched_on(name: str) -> bool:
@@ -339,6 +368,11 @@ def one_process(what: str) -> None:
             got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}",
             next_step="start it without accelerate launch or torchrun",
         )
+
+
+def shares(n: int, parts: int) -> list[range]:
+    """The numbers of n things, cut into `parts` runs, as equal as they go."""
+    return [range(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 
 def checksum(module: torch.nn.Module) -> int:

@@ -16,7 +16,6 @@ import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor
 from fivefold.align import _ranges
 from fivefold.align._adapter import causal_lm, save_trained, trainable, trainable_copy
 from fivefold.align._pack import Item
+from fivefold.align._processes import shares
 from fivefold.align._rollouts import Answer, Sampler, copy_of, rolled_out
 from fivefold.align.rewards import Sample
 from fivefold.errors import FivefoldError, MissingExtraError, TrainingError, UsageError
@@ -143,7 +143,8 @@ class RaySampler:
         if self.weights is None:
             self.refresh(number)
         found: dict[int, list[Answer]] = {}
-        waiting, running = deque(_shares(len(cases), max(1, len(self.workers)))), dict[Any, tuple[Any, range]]()
+        waiting = deque(share for share in shares(len(cases), max(1, len(self.workers))) if share)
+        running = dict[Any, tuple[Any, range]]()
         idle = deque(self.workers)
         while waiting or running:
             while waiting and idle:
@@ -229,12 +230,6 @@ def _built(model: WhiteBox, adapter: Mapping[str, bytes]) -> Any:
         for name, content in adapter.items():
             (Path(folder) / name).write_bytes(content)
         return trainable_copy(model.module, None, Path(folder))
-
-
-def _shares(n: int, workers: int) -> list[range]:
-    """The numbers of n prompts, cut into one run a worker, as equal as they go."""
-    cuts = [n * i // workers for i in range(workers + 1)]
-    return [range(a, b) for a, b in pairwise(cuts) if a < b]
 
 
 def _raised(what: str, error: BaseException) -> FivefoldError:

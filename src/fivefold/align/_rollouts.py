@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fivefold.align._beside import beside
 from fivefold.align._merged import merged
 from fivefold.align._pack import Item
+from fivefold.align._processes import ALONE, Processes
 from fivefold.align.data.tokens import end_of_turn
 from fivefold.align.losses._rollout import informative
 from fivefold.align.rewards import Reward, Sample, Value, checked
@@ -30,6 +31,9 @@ from fivefold.runtime._generate import Job
 from fivefold.runtime.crew import workers_of
 from fivefold.runtime.protocol import WhiteBox
 from fivefold.types import Case, Errored
+
+if TYPE_CHECKING:
+    from fivefold.align.rl import RLConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,7 @@ class Follows(Protocol):
 
 
 class Sampler:
-    """Draws from a module that is being trained, or from a copy that follows it."""
+    """Draws from a module that is being trained, or from a copy that follows it; each of several processes a share."""
 
     def __init__(
         self,
@@ -103,8 +107,9 @@ class Sampler:
         temperature: float,
         seed: int,
         copied: Follows | None = None,
+        together: Processes = ALONE,
     ) -> None:
-        self.copied = copied
+        self.copied, self.together = copied, together
         module = copied.module if copied is not None else module
         self.model, self.samples, self.limit, self.temperature, self.seed = model, samples, limit, temperature, seed
         workers = workers_of(module.get_input_embeddings().weight.device)
@@ -123,7 +128,10 @@ class Sampler:
 
     def draw(self, cases: Sequence[Case], number: int) -> tuple[list[Item], list[Sample]]:
         """G answers to each case in round `number`."""
-        return rolled_out(self.model, cases, self.answers(cases, number), self.samples)
+        answers = self.together.divided(
+            len(cases), lambda part: self.answers([cases[i] for i in part], number, part.start)
+        )
+        return rolled_out(self.model, cases, answers, self.samples)
 
     @torch.no_grad()
     def answers(self, cases: Sequence[Case], number: int, first: int = 0) -> list[Answer]:
@@ -146,6 +154,36 @@ class Sampler:
             seed=int(hashlib.sha256(name.encode()).hexdigest()[:15], 16),
             stopped=lambda tokens: False,
         )
+
+
+class Told:
+    """Samples from elsewhere (a server, Ray's workers): the first process asks for them, and the others are told."""
+
+    def __init__(self, open_: Callable[[], Draws], config: RLConfig, together: Processes) -> None:
+        self.together, self.samples, self.seed = together, config.samples, config.train.seed
+        self.sampler: Draws | None = None
+        together.told(lambda: self._open(open_))
+
+    def refresh(self, number: int) -> None:
+        """Give the policy away as it is now."""
+        self.together.told(lambda: self._first.refresh(number))
+
+    def draw(self, cases: Sequence[Case], number: int) -> tuple[list[Item], list[Sample]]:
+        """G answers to each case in round `number`."""
+        return self.together.told(lambda: self._first.draw(cases, number))
+
+    def close(self) -> None:
+        """End what the first process opened."""
+        if self.sampler is not None:
+            self.sampler.close()
+
+    def _open(self, open_: Callable[[], Draws]) -> None:
+        self.sampler = open_()
+
+    @property
+    def _first(self) -> Draws:
+        assert self.sampler is not None
+        return self.sampler
 
 
 def copy_of(trained: Any, base: Any) -> Follows | None:
@@ -209,17 +247,25 @@ def collect(
     count: int,
     number: int,
     tries: int,
+    together: Processes = ALONE,
 ) -> Drawn:
-    """`count` prompts with their samples and rewards; `tries` > 0 draws further prompts for those without a signal.
+    """`count` prompts with their samples and rewards; `tries` > 0 draws further prompts for those without a signal. Each
+    of several processes scores its share.
 
     Dynamic sampling (DAPO): groups whose rewards are all alike are dropped. When `tries` further draws do not fill the
     round, it is as large as it is; when nothing is left at all, that is an error that names the reward.
     """
     kept: list[_Group] = []
-    asked = 0
+    asked, n = 0, sampler.samples
     for _ in range(max(1, tries + 1)):
         here = [cases[i] for i in prompt_order(len(cases), first + asked, count - len(kept), sampler.seed)]
-        groups = _score(*sampler.draw(here, number * 1000 + asked), reward, cost, sampler.samples)
+        items, samples = sampler.draw(here, number * 1000 + asked)
+
+        def scored(part: range, items: Any = items, samples: Any = samples) -> list[_Group]:
+            own = samples[part.start * n : part.stop * n]
+            return _score(items[part.start : part.stop], own, reward, cost, n)
+
+        groups = together.divided(len(items), scored)
         asked += len(here)
         _refuse_silence(groups)
         kept += [g for g in groups if not tries or bool(informative(g.rewards[None], g.scored[None]))]

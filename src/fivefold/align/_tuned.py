@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fivefold.align._divided import divided
 from fivefold.align._loop import TrainConfig
+from fivefold.align._processes import everyone
 from fivefold.errors import UsageError
 from fivefold.runtime.load import load_folder
 from fivefold.runtime.precision import dtype_of
@@ -21,10 +23,11 @@ def is_adapter(path: Path) -> bool:
 
 
 def tuned(model: WhiteBox, path: Path, name: str) -> WhiteBox:
-    """The model that training `model` left in `path`, in the dtype and on the device of `model`."""
+    """The model that training `model` left in `path`, in its dtype and on its device; several processes share its questions."""
     if is_adapter(path):
         return model.with_adapter(str(path), name=name)
-    return load_folder(path, name, dtype=dtype_of(model), device=str(next(model.module.parameters()).device))
+    made = load_folder(path, name, dtype=dtype_of(model), device=str(next(model.module.parameters()).device))
+    return divided(made, everyone())
 
 
 def begun(model: WhiteBox, path: Path, name: str) -> tuple[WhiteBox, Path | None]:

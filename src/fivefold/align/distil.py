@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fivefold.align._adapter import causal_lm, packed_copy, save_trained, trainable, trainable_copy
-from fivefold.align._loop import OnStep, TrainConfig, check_settings, descend, seeded
+from fivefold.align._loop import OnStep, Part, TrainConfig, check_settings, descend, over_rows, seeded
 from fivefold.align._pack import Item, pack, rows_of
 from fivefold.align._policy import CHUNK, answer_states, check_packing
-from fivefold.align._processes import one_process
+from fivefold.align._processes import Processes, processes
 from fivefold.align.losses import distillation
 from fivefold.align.losses._base import config_of, load
 from fivefold.align.train import TrainResult, batches_of, check_items, finish, finished, run_key
@@ -52,7 +52,7 @@ def distil(
             f"{student.name} and {teacher.name} do not have the same tokens",
             next_step="train on the teacher's answers as text instead (SFT)",
         )
-    one_process("distillation")
+    together = processes(next(student.module.parameters()).device)
     check_settings(config, held_out=False)
     check_items(items, load("sft"))
     options = config_of(distillation, config.loss_options)
@@ -68,29 +68,38 @@ def distil(
         trained.train()
 
         def backward(step: int) -> tuple[float, dict[str, float], int]:
-            return _backward(causal_lm(trained), fixed, [items[i] for i in batches[step]], config.row_tokens, options)
+            batch, seed = [items[i] for i in batches[step]], f"{config.seed}/{step}"
+            return _backward(causal_lm(trained), fixed, batch, config.row_tokens, options, together, seed)
 
         spent, params = time.monotonic() - began, trainable(trained)
-        ended = descend(len(batches), params, backward, config, out, key, spent=spent, on_step=on_step)
-        path = save_trained(trained, out, tokenizer=student.tokenizer)
-    return finish(out, path, key, data, student, config, items, ended)
+        ended = descend(
+            len(batches), params, backward, config, out, key, spent=spent, on_step=on_step, together=together
+        )
+        path = together.told(lambda: save_trained(trained, out, tokenizer=student.tokenizer))
+    return finish(out, path, key, data, student, config, items, ended, together=together)
 
 
 def _backward(
-    module: Any, teacher: Any, batch: Sequence[Item], row_tokens: int, options: distillation.Config
+    module: Any,
+    teacher: Any,
+    batch: Sequence[Item],
+    row_tokens: int,
+    options: distillation.Config,
+    together: Processes,
+    seed: str,
 ) -> tuple[float, dict[str, float], int]:
     """One batch's gradient of the mean divergence per answer token, row by row."""
-    total, tokens = 0.0, 0
-    n = sum(item.n_learnt for item in batch)
-    for indices in rows_of(batch, row_tokens):
-        row = pack([batch[i] for i in indices])
+    n, rows = sum(item.n_learnt for item in batch), list(rows_of(batch, row_tokens))
+
+    def one_row(r: int) -> Part:
+        row = pack([batch[i] for i in rows[r]])
         states = answer_states(module, row)
         with torch.no_grad():
             known = answer_states(teacher, row)
-        loss = sum_of_divergences(module, teacher, states, known, options) / n
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-        tokens += len(row.tokens)
+        return Part(sum_of_divergences(module, teacher, states, known, options) / n, {}, len(row.tokens))
+
+    costs = [sum(batch[i].n_tokens for i in row) for row in rows]
+    total, _, tokens = over_rows(costs, one_row, together, seed)
     return total, {"divergence": total}, tokens
 
 

@@ -135,6 +135,8 @@ def align(
         on_step=watch.step,
         on_data=watch.data,
     )
+    if result is None:  # the first process of those that were launched says it
+        return
     if json:
         print_json(result)
         return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fivefold.align._processes import one_process
+from fivefold.align._divided import divided
+from fivefold.align._processes import Processes, everyone
 from fivefold.align.data.datasheet import Datasheet
 from fivefold.align.options import overridden
 from fivefold.align.recipes.patch import OnPatch, PatchConfig, patch
@@ -75,7 +77,7 @@ def align_model(
     dtype: str = "float32",
     on_step: OnStage | None = None,
     on_data: OnData | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train with a recipe; the adapter (or the model, where all weights are trained) is kept as an artifact, and the new
     version is recorded with its parent.
 
@@ -83,8 +85,12 @@ def align_model(
     `constitution` are the constitutional recipe's. `reward`, `gold` (`align.rewards.named`) and `start`, an adapter of
     the same base to begin from, are GRPO's. Rewards may name Python files, which are run. `dtype` is what the model is
     loaded and trained in; adapters are float32 in every case.
+
+    Started by `accelerate launch` in several processes, all run the recipe and share its work; the first records the result,
+    and the others return None.
     """
-    one_process("a recipe")
+    together = everyone()
+    on_step, on_data = (on_step, on_data) if together.first else (None, None)
     if dtype not in DTYPES:
         raise UsageError(f"models are not trained in {dtype!r} here", expected=" or ".join(DTYPES))
     if recipe not in ("patch", *RECIPES):
@@ -103,27 +109,31 @@ def align_model(
             contaminated=contaminated,
             on_step=on_step,
             on_data=on_data,
+            together=together,
         )
     ask = Training(
-        model=_open_model(spec, "training", dtype),
+        model=divided(_open_model(spec, "training", dtype), together),
         out=out or Path(),
         data=data,
         limit=limit,
         seed=seed,
         changes=changes,
         contaminated=contaminated,
-        feedback=load(feedback) if feedback else None,
+        feedback=divided(load(feedback), together) if feedback else None,
         constitution=constitution,
         reward=tuple(reward),
         gold=tuple(gold),
         start=start,
         on_step=on_step,
         on_data=on_data,
+        together=together,
     )
     model, run = ask.model, identity(recipe, ask)
-    with Store.open() as store:
-        folder = out or store.home / "runs" / run / recipe
+    with _evidence(together) as (store, home):
+        folder = out or home / "runs" / run / recipe
         result = train_with(recipe, replace(ask, out=folder))
+        if store is None:
+            return None
         version = record_versions(store, model, result.path, spec, recipe, run, result.on)
         kept = [store.add_measurement(m) for m in recorded(result, run)]
         files = {
@@ -160,15 +170,16 @@ def _align_patch(
     contaminated: str,
     on_step: OnStage | None,
     on_data: OnData | None,
-) -> dict[str, Any]:
+    together: Processes,
+) -> dict[str, Any] | None:
     config = overridden(_config(limit, seed), changes)
     harms, benign = _training_data(data)
     found = patch_data(harms, benign, config, policy=contaminated)
-    model = _open_model(spec, "training", dtype)
-    with Store.open() as store:
+    model = divided(_open_model(spec, "training", dtype), together)
+    with _evidence(together) as (store, home):
         asked: list[object] = [limit, seed, *([list(changes)] if changes else [])]
         run = f"align-{digest(['patch', model.fingerprint, digest(harms), *asked])[:8]}"
-        folder = out or store.home / "runs" / run / "patch"
+        folder = out or home / "runs" / run / "patch"
         shipped = [shipped_origin("core-harms", harms), shipped_origin("core-benign", benign)]
         sheet = found.sheet(model, [file_origin(data)] if data else shipped, config)
         files = sheet.write(folder)
@@ -183,6 +194,8 @@ def _align_patch(
             config=config,
             on_step=_watched(on_step),
         )
+        if store is None:
+            return None
         version = record_versions(store, model, result.path, spec, "patch", run, result.on)
         kept = {
             name: store.put_artifact(path, name=name, media_type="application/json", run=run).digest
@@ -206,6 +219,16 @@ def _align_patch(
         "measurements": [],
         "findings": [],
     }
+
+
+@contextmanager
+def _evidence(together: Processes) -> Iterator[tuple[Store | None, Path]]:
+    """The store in the first process, which alone records, and the store's folder in all."""
+    if not together.first:
+        yield None, together.told(Path)
+        return
+    with Store.open() as store:
+        yield store, together.told(lambda: store.home)
 
 
 def training_records(folder: Path) -> dict[str, Path]:

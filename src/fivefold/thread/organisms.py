@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fivefold.align._divided import divided
 from fivefold.align._tuned import tuned
 from fivefold.align.data.universes import read_universe
 from fivefold.align.options import overridden
@@ -57,7 +58,7 @@ def belief_with(ask: Training) -> RecipeResult:
         out=ask.out,
         config=config,
         capability=known[:CAPABILITY],
-        writer=load(config.writer) if config.writer else None,
+        writer=divided(load(config.writer), ask.together) if config.writer else None,
         on_step=ask.on_step,
         on_data=on_data,
     )

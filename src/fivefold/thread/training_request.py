@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from fivefold.align._processes import ALONE, Processes
 from fivefold.align.data.datasheet import Datasheet
 from fivefold.align.recipes._result import RecipeResult
 from fivefold.runtime.protocol import Model, WhiteBox
@@ -32,10 +33,11 @@ class Training:
     start: Path | None = None
     on_step: OnStage | None = None
     on_data: Callable[[Datasheet], None] | None = None
+    together: Processes = ALONE
 
     def leave(self, sheet: Datasheet) -> Mapping[str, Path]:
         """Write the datasheet and say that it is there, before anything is trained."""
-        files = sheet.write(self.out)
+        files = self.together.told(lambda: sheet.write(self.out))
         if self.on_data:
             self.on_data(sheet)
         return files
