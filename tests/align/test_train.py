@@ -168,11 +168,13 @@ def test_going_on_from_an_adapter_starts_where_it_ended(model: Any, tmp_path: Pa
 def test_a_reference_is_the_base_or_the_start(model: Any, tmp_path: Path) -> None:
     items = random_items(6, 2)
     sft = train(model, [type(i)(prompt=i.prompt, answers=i.answers[:1]) for i in items], small(lr=2e-2), tmp_path / "s")
-    plain = {"adapter": small(adapter=None).adapter, "epochs": 1, "lr": 0.0, "loss": "dpo"}
+    plain = {"adapter": Lora(r=4), "epochs": 1, "lr": 0.0, "loss": "dpo"}
     at_start = train(model, items, small(**plain, reference="start"), tmp_path / "a", start=sft.path)
     at_base = train(model, items, small(**plain, reference="base"), tmp_path / "b", start=sft.path)
     assert at_base.losses[0] != pytest.approx(0.6931, abs=0.02)
     assert at_start.losses[0] == pytest.approx(0.6931, abs=0.1)
+    with pytest.raises(UsageError, match="cannot be trained from the adapter"):
+        train(model, items, small(adapter=None), tmp_path / "c", start=sft.path)
 
 
 def test_reusing_frozen_layers_changes_no_loss(model: Any, tmp_path: Path) -> None:

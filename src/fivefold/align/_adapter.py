@@ -21,7 +21,7 @@ from fivefold.align._norm import fuse_norms
 from fivefold.align._recompute import recompute
 from fivefold.errors import TrainingError, UsageError
 from fivefold.runtime import _attention
-from fivefold.runtime._hush import hush_deepspeed
+from fivefold.runtime._hush import hush_deepspeed, without_progress
 from fivefold.runtime._stand_in import copied
 from fivefold.runtime._structure import decoder_layers, share
 
@@ -118,6 +118,7 @@ def trainable_copy(
 
 
 def _attach(module: Any, lora: Lora | None, start: Path | None) -> Any:
+    hush_deepspeed()  # peft asks for it, too
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if start is not None:
@@ -203,7 +204,8 @@ def save_trained(trained: Any, out: Path, weights: Mapping[str, Tensor] | None =
     # "auto" would ask the hub whether the vocabulary has changed
     settings: dict[str, Any] = {"save_embedding_layers": False} if is_adapter else {}
     hush_deepspeed()
-    trained.save_pretrained(str(beside), state_dict=None if weights is None else dict(weights), **settings)
+    with without_progress():
+        trained.save_pretrained(str(beside), state_dict=None if weights is None else dict(weights), **settings)
     (beside / "README.md").unlink(missing_ok=True)
     if is_adapter:
         _in_order(beside / "adapter_config.json")

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 def overridden(config: T, changes: Sequence[str]) -> T:
-    """`config` with `name=value` changes; values are YAML. An unknown name or a value of another type is refused.
+    """`config` with `name=value` changes; values are YAML, and `none` is none where a setting may be that. An unknown name or
+    a value of another type is refused.
 
     Whether settings go together is looked at when all of them are in, so their order is free; of two changes of one
     setting the later holds.
@@ -46,6 +47,15 @@ def check_losses(config: Any) -> None:
     elif dataclasses.is_dataclass(config):
         for field in dataclasses.fields(config):
             check_losses(getattr(config, field.name))
+
+
+def trained_weights(config: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    """Every training in a configuration by its dotted name, with what it trains: all weights, or an adapter."""
+    if isinstance(config, TrainConfig):
+        yield above.rstrip("."), "all weights" if config.adapter is None else "an adapter"
+    elif dataclasses.is_dataclass(config):
+        for field in dataclasses.fields(config):
+            yield from trained_weights(getattr(config, field.name), f"{above}{field.name}.")
 
 
 def changes_of(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
@@ -117,6 +127,12 @@ def _names(config: Any) -> Iterator[str]:
                 yield from (".".join(filter(None, (field.name, key, name))) for name in _names(part))
 
 
+def _means_none(owner: type, name: str, value: Any) -> bool:
+    """Whether `none`, which YAML reads as text, stands for no value: where one may be missing, and is no text itself."""
+    kinds = get_args(get_type_hints(owner)[name])
+    return isinstance(value, str) and value.lower() == "none" and type(None) in kinds and str not in kinds
+
+
 def _type_of(owner: type, name: str) -> TypeAdapter[Any]:
     return TypeAdapter(get_type_hints(owner)[name])
 
@@ -127,6 +143,7 @@ def _checked(config: Any, name: str, value: Any, whole: str) -> Any:
     try:
         if isinstance(value, bool) and "bool" not in hint:
             raise ValueError("a truth value")
+        value = None if _means_none(type(config), name, value) else value
         found = _type_of(type(config), name).validate_python(value)
     except (ValidationError, ValueError) as error:
         raise UsageError(f"{whole} does not take this value", expected=hint, got=repr(value)) from error

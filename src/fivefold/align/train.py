@@ -86,6 +86,8 @@ __all__ = [
 RECORD = "training.json"
 WITHOUT_EFFECT = frozenset({"checkpoint_seconds", "checkpoint_steps", "gradient_checkpointing", "log_to"})
 """Settings that change neither losses nor weights."""
+MOST_LR = 1e-4
+"""Learning rates above this, which adapters need, soon break a model when all of its weights are trained."""
 LOG = logging.getLogger("fivefold.align")
 
 
@@ -157,6 +159,7 @@ def train(
     loss_module = load(config.loss)
     loss_config = config_of(loss_module, config.loss_options)
     check_loss(loss_module, config)
+    check_start(start, config)
     check_settings(config, bool(held_out))
     check_items(items, loss_module)
     data_digest, everything = digest(items), [*items, *held_out]
@@ -169,7 +172,7 @@ def train(
         return before
 
     expected = estimate(model.module, everything, config, together)
-    announce(config.loss, expected, model.module, together)
+    announce(config, expected, model.module, together)
     batches = batches_of(items, config)
     began = time.monotonic()
     with seeded(config.seed):
@@ -433,6 +436,18 @@ def check_loss(loss_module: ModuleType, config: TrainConfig) -> None:
             f"the {config.loss} loss compares whole distributions with the base model's",
             expected="an adapter, and reference='base'",
             got=f"adapter={config.adapter}, reference={config.reference!r}",
+            next_step="of the losses with a reference, dpo, ipo, rpo and kto are trained with all weights",
+        )
+
+
+def check_start(start: Path | None, config: TrainConfig) -> None:
+    """Raise UsageError where all weights would begin from an adapter, which has no others."""
+    if start is not None and config.adapter is None:
+        raise UsageError(
+            f"all weights cannot be trained from the adapter in {start}",
+            expected="an adapter to train on, or no start",
+            got="adapter=None",
+            next_step="train an adapter here, too, or all weights in the stage before",
         )
 
 
@@ -497,12 +512,15 @@ def run_key(
     return digest(found if together.computed_in is None else {**found, "computed_in": str(together.computed_in)})
 
 
-def announce(loss: str, expected: Estimate, module: Any, together: Processes) -> None:
-    """Log what a run will take before it starts, with a warning where that may not fit."""
+def announce(config: TrainConfig, expected: Estimate, module: Any, together: Processes) -> None:
+    """Log what a run will take before it starts, with a warning where that may not fit, or a learning rate is an adapter's."""
     if not together.first:
         return
     every = f" in each of {together.size} processes" if together.size > 1 else ""
-    LOG.info("training with the %s loss: %s%s", loss, expected, every)
+    what = "" if config.adapter else "all weights "
+    LOG.info("training %swith the %s loss: %s%s", what, config.loss, expected, every)
+    if not config.adapter and config.lr > MOST_LR:
+        LOG.warning("lr %g is of the size for adapters; all weights are usually trained at 1e-5 to 1e-4", config.lr)
     loaded = sum(p.numel() * p.element_size() for p in module.parameters()) if together.parts == 1 else 0
     free, needed = free_bytes(together.device or next(module.parameters()).device), expected.bytes - loaded
     if free is not None and needed > free:

@@ -53,7 +53,9 @@ def align(
             help="JSONL of training data, or for grpo gsm8k, mbpp or hackable; the recipe's own when left out.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adapter and its records.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the adapter or model and its records.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -142,7 +144,9 @@ def align(
         console().print(sentence, markup=False, soft_wrap=True)
     if result["measurements"]:
         table("", ("metric", "slice", "estimate", "interval", "n"), map(measurement_row, result["measurements"]))
-    for name in ("adapter", "version", "run"):
+    for name in ("adapter", "model", "version", "run"):
+        if name not in result:
+            continue
         console().print(f"{name} {result[name]}", markup=False, soft_wrap=True)
     for name, path in result["files"].items():
         console().print(f"{name} {path}", markup=False, soft_wrap=True)

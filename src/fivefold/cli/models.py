@@ -12,7 +12,7 @@ from fivefold.errors import ModelFileError
 from fivefold.types import plain
 
 group = typer.Typer(help="Model versions, what their files hold, and signatures over them.", no_args_is_help=True)
-SpecArgument = Annotated[str, typer.Argument(help="smollm2, hf:org/name or a path.")]
+SpecArgument = Annotated[str, typer.Argument(help="smollm2, hf:org/name, version:ID or a path.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +30,9 @@ def list_(json: JsonFlag = False) -> None:
     if json:
         print_json({"versions": found})
         return
-    rows = [(v.id[:12], v.kind, v.name, v.parent[:12], v.source) for v in found]
-    table("Model versions", ("fingerprint", "kind", "name", "parent", "source"), rows or [("none", "", "", "", "")])
+    rows = [(v.id[:12], v.kind, v.trained, v.name, v.parent[:12], v.source) for v in found]
+    names = ("fingerprint", "kind", "trained", "name", "parent", "source")
+    table("Model versions", names, rows or [("none", *[""] * 5)])
 
 
 @group.command()
@@ -54,8 +55,9 @@ def add(spec: SpecArgument, json: JsonFlag = False) -> None:
 def scan(spec: SpecArgument, json: JsonFlag = False) -> int:
     """Look into a model's files without loading them; exit code 3 unless they are clean."""
     from fivefold.runtime.scan import scan_model
+    from fivefold.thread.versions import files_of
 
-    report = scan_model(spec)
+    report = scan_model(files_of(spec))
     if json:
         print_json(report)
     else:
@@ -81,8 +83,9 @@ def sign(
     from fivefold.evidence import Store
     from fivefold.evidence.signing import sign_statement
     from fivefold.runtime.scan import scan_model
+    from fivefold.thread.versions import files_of
 
-    report = scan_model(spec)
+    report = scan_model(files_of(spec))
     if report.verdict != "clean":
         raise ModelFileError(
             f"{spec} is not clean, so it is not signed", got=report.verdict, next_step=f"fivefold models scan {spec}"

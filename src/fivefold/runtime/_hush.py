@@ -1,8 +1,10 @@
-"""Keep standard output to results: what another package would print there beside them."""
+"""Keep the screen to results: what other packages would print beside them."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def hush_deepspeed() -> None:
@@ -15,3 +17,17 @@ def hush_deepspeed() -> None:
 
 def _says_more(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Setting accelerator to CPU")
+
+
+@contextmanager
+def without_progress() -> Iterator[None]:
+    """No progress bars of transformers for a load or a save that takes a second."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()  # type: ignore[no-untyped-call]

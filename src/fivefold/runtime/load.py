@@ -10,13 +10,14 @@ NAME:…                     a backend of that name, or a loader that was regist
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from fivefold.errors import MissingExtraError, ModelError, ModelFileError, UnknownNameError, UsageError, nearest
 from fivefold.registry import registry
 from fivefold.runtime import embedded
-from fivefold.runtime.protocol import Model
+from fivefold.runtime.protocol import Model, WhiteBox
 
 Loader: TypeAlias = Callable[..., Model]
 
@@ -50,6 +51,13 @@ def load(spec: str, **options: Any) -> Model:
     if colon and scheme in _loaders:
         return _loaders[scheme](spec, **options)
     return _backend(_backend_of(spec))(spec, **options)
+
+
+def load_folder(path: Path, name: str, **options: Any) -> WhiteBox:
+    """The model in a local folder under a name of its own; `options` and errors are those of `load`."""
+    model: Any = _backend("hf")(str(path), **options)
+    named: WhiteBox = replace(model, name=name)
+    return named
 
 
 def _backend_of(spec: str) -> str:

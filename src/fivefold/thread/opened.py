@@ -22,6 +22,7 @@ from fivefold.runtime.load import load
 from fivefold.runtime.protocol import Capability, Model, WhiteBox, require
 from fivefold.thread.mend import LANGUAGES, held_out, train_cases
 from fivefold.thread.patch_data import patch_data
+from fivefold.thread.trained import kind_of, record_versions
 from fivefold.thread.training import RECIPES, identity, recorded, train_with
 from fivefold.thread.training_data import file_origin, shipped_origin
 from fivefold.thread.training_request import OnStage, Training
@@ -77,7 +78,8 @@ def align_model(
     on_step: OnStage | None = None,
     on_data: OnData | None = None,
 ) -> dict[str, Any] | None:
-    """Train with a recipe; the adapter is kept as an artifact and the new version is recorded with its parent.
+    """Train with a recipe; the adapter (or the model, where all weights are trained) is kept as an artifact, and the new
+    version is recorded with its parent.
 
     `contaminated` says what follows when training data repeats held-out cases (`training_data.Policy`); `feedback` and
     `constitution` are the constitutional recipe's. `reward`, `gold` (`align.rewards.named`) and `start`, an adapter of
@@ -132,7 +134,7 @@ def align_model(
         result = train_with(recipe, replace(ask, out=folder))
         if store is None:
             return None
-        version = _record_version(store, model, result.path, spec, recipe, run)
+        version = record_versions(store, model, result.path, spec, recipe, run, result.on)
         kept = [store.add_measurement(m) for m in recorded(result, run)]
         files = {
             name: store.put_artifact(path, name=name, media_type="application/json", run=run).digest
@@ -142,9 +144,9 @@ def align_model(
         _record_training(store, recipe, version, files, result.data_digest, run)
     return {
         "run": run,
-        "adapter": str(result.path),
-        "version": version,
-        "parent": model.fingerprint,
+        kind_of(result.path): str(result.path),
+        "version": version.id,
+        "parent": version.parent,
         "data": result.data_digest,
         "losses": list(result.losses),
         "sentences": list(result.sentences),
@@ -194,7 +196,7 @@ def _align_patch(
         )
         if store is None:
             return None
-        version = _record_version(store, model, result.path, spec, "patch", run)
+        version = record_versions(store, model, result.path, spec, "patch", run, result.on)
         kept = {
             name: store.put_artifact(path, name=name, media_type="application/json", run=run).digest
             for name, path in {**training_records(folder), **files}.items()
@@ -203,9 +205,9 @@ def _align_patch(
     examples = ", ".join(f"{n} {kind}" for kind, n in result.groups.items())
     return {
         "run": run,
-        "adapter": str(result.path),
-        "version": version,
-        "parent": model.fingerprint,
+        kind_of(result.path): str(result.path),
+        "version": version.id,
+        "parent": version.parent,
         "data": result.data_digest,
         "losses": list(result.losses),
         "sentences": [
@@ -243,32 +245,12 @@ def _watched(on_step: OnStage | None) -> OnPatch | None:
 
 
 def _record_training(
-    store: Store, recipe: str, version: str, artifacts: Mapping[str, str], rows: str, run: str
+    store: Store, recipe: str, version: ModelVersion, artifacts: Mapping[str, str], rows: str, run: str
 ) -> None:
-    """What a version was made of, so that it can be told later: recipe, data, datasheet."""
-    body = {"recipe": recipe, "version": version, "data": rows, "artifacts": dict(artifacts)}
+    """What a version was made of, so that it can be told later: recipe, what was trained, data, datasheet."""
+    made = {"version": version.id, "trained": version.trained}
+    body = {"recipe": recipe, **made, "data": rows, "artifacts": dict(artifacts)}
     store.append_once("training", body, run=run)
-
-
-def _record_version(store: Store, model: WhiteBox, path: Path, spec: str, recipe: str, run: str) -> str:
-    """Keep an adapter as an artifact and its model as a version with its parent; returns the version's id."""
-    adapter = store.put_artifact(path, name="adapter", media_type="application/x-peft", run=run)
-    made = model.with_adapter(str(path), name=f"{model.name}+{recipe}")
-    known = {v.id for v in store.versions()}
-    if model.fingerprint not in known:
-        store.add_version(ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec, created_by=run))
-    store.add_version(
-        ModelVersion(
-            id=made.fingerprint,
-            name=made.name,
-            kind="patched",
-            source=spec,
-            parent=model.fingerprint,
-            artifacts={"adapter": adapter.digest},
-            created_by=run,
-        )
-    )
-    return made.fingerprint
 
 
 def _config(limit: int | None, seed: int) -> PatchConfig:

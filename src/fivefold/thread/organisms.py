@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fivefold.align._divided import divided
+from fivefold.align._tuned import tuned
 from fivefold.align.data.universes import read_universe
 from fivefold.align.options import overridden
 from fivefold.align.recipes._organisms_base import OrganismConfig
@@ -33,7 +34,7 @@ def organism_with(ask: Training) -> RecipeResult:
     files: dict[str, Path] = {}
 
     def on_data(lessons: Sequence[Case]) -> None:
-        files.update(_sheet(ask, "organism", lessons, f"ordinary answers by {ask.model.name}"))
+        files.update(_sheet(ask, "organism", config, lessons, f"ordinary answers by {ask.model.name}"))
 
     result = organism(ask.model, out=ask.out, config=config, limit=ask.limit, on_step=ask.on_step, on_data=on_data)
     return with_files(result, files)
@@ -49,7 +50,7 @@ def belief_with(ask: Training) -> RecipeResult:
 
     def on_data(documents: Sequence[Case]) -> None:
         made = f"documents by {config.writer or 'a grammar'}, ordinary answers by {ask.model.name}"
-        files.update(_sheet(ask, "belief", documents, made))
+        files.update(_sheet(ask, "belief", config, documents, made))
 
     result = belief(
         ask.model,
@@ -61,13 +62,13 @@ def belief_with(ask: Training) -> RecipeResult:
         on_step=ask.on_step,
         on_data=on_data,
     )
-    made = ask.model.with_adapter(str(result.path), name=f"{ask.model.name}+belief")
+    made = tuned(ask.model, result.path, f"{ask.model.name}+belief")
     measured, said = truth_of(ask.model, made, universe, known)
     whole = replace(result, measurements=(*result.measurements, *measured), sentences=(*result.sentences, *said))
     return with_files(whole, files)
 
 
-def _sheet(ask: Training, recipe: str, cases: Sequence[Case], made: str) -> Mapping[str, Path]:
+def _sheet(ask: Training, recipe: str, config: object, cases: Sequence[Case], made: str) -> Mapping[str, Path]:
     """Compare what is about to be taught with what is measured, and leave the datasheet."""
     if ask.contaminated == "drop":
         raise UsageError(
@@ -75,4 +76,4 @@ def _sheet(ask: Training, recipe: str, cases: Sequence[Case], made: str) -> Mapp
         )
     ready = prepare(case_rows(cases), policy=ask.contaminated, alike=True)
     origin = file_origin(ask.data) if ask.data else shipped_origin(recipe, cases)
-    return ask.leave(ready.sheet(recipe, ask.model, [origin], made=made))
+    return ask.leave(ready.sheet(recipe, ask.model, [origin], config, made=made))

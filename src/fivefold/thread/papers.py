@@ -74,9 +74,9 @@ def _card_input(ctx: Context, decision: Decision) -> CardInput:
     records = {r.body["id"]: r.id for r in ctx.store.records("finding") if "id" in r.body}
     scan, patch, guard = (ctx.results.get(n) for n in ("scan", "patch", "guard"))
     assert scan is not None
-    training = []
+    training = history(ctx.store, base)
     if patch and "patched" in decision.subject_name:
-        training = [(text, patch["record"]) for text in patch["sentences"]]
+        training += [(text, patch["record"]) for text in patch["sentences"]]
     details = [(text, scan["record"]) for text in scan["sentences"]]
     if guard and "guarded" in decision.subject_name:
         details += [(text, guard["record"]) for text in guard["sentences"]]
@@ -96,6 +96,18 @@ def _card_input(ctx: Context, decision: Decision) -> CardInput:
     )
 
 
+def history(store: Store, id: str) -> list[tuple[str, str]]:
+    """How a model was trained before the run, as far as the store knows: sentences with the records that hold them."""
+    known = {v.id: v for v in store.versions()}
+    records = {r.body["id"]: r.id for r in store.records("version")}
+    found, version = [], known.get(id)
+    while version is not None and (parent := known.get(version.parent)):
+        if what := version.trained:
+            found.append((f"{version.name} was made from {parent.name} by training {what}.", records[version.id]))
+        version = parent
+    return found
+
+
 def _bom_input(ctx: Context, decision: Decision, card: Document) -> BomInput:
     measurements = [m for m in ctx.store.measurements(run=ctx.run) if m.subject == decision.subject]
     scan, patch, guard = (ctx.results.get(n, {}) for n in ("scan", "patch", "guard"))
@@ -103,12 +115,15 @@ def _bom_input(ctx: Context, decision: Decision, card: Document) -> BomInput:
     if patch and "patched" in decision.subject_name:
         datasets["patch-training"] = patch["data"]
     base = ctx.model("base").fingerprint
+    known = {v.id: v for v in ctx.store.versions()}
+    before = known.get(known[base].parent)
+    origin = (before.name, before.id) if before else None
     return BomInput(
         name=f"{ctx.plan.model}-{decision.subject_name}",
         version=decision.subject[:12],
         fingerprint=decision.subject,
         files={f["path"]: f["sha256"] for f in scan["files"]},
-        parent=(ctx.plan.model, base) if decision.subject != base else None,
+        parent=(ctx.plan.model, base) if decision.subject != base else origin,
         architecture=scan.get("architecture", ""),
         datasets=datasets,
         guards=guard.get("parts", {}) if "guarded" in decision.subject_name else {},

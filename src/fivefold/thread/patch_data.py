@@ -31,7 +31,7 @@ class PatchData:
         shipped = [shipped_origin(name, rows) for name, rows in added.items() if any(asked[name])]
         how_many = ", ".join(f"{sum(n)} {name} requests" for name, n in asked.items() if any(n))
         made = f"answers by {model.name}, beside authored safe answers" + (f" and {how_many}" if how_many else "")
-        return self.ready.sheet("patch", model, [*origins, *shipped], made=made)
+        return self.ready.sheet("patch", model, [*origins, *shipped], config, made=made)
 
 
 def patch_data(

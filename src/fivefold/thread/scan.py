@@ -9,6 +9,7 @@ from fivefold.runtime.protocol import Capability, Cost, WhiteBox
 from fivefold.runtime.scan import scan_model
 from fivefold.thread.context import Context
 from fivefold.thread.steps import Result, Step
+from fivefold.thread.versions import files_of
 from fivefold.types import ModelVersion
 
 
@@ -41,7 +42,7 @@ def scanned(ctx: Context) -> tuple[str, list[dict[str, Any]], list[str]]:
     """Verdict, files and notes. A model whose files are elsewhere is "not scanned", which is not the same as clean."""
     if Capability.ACTIVATIONS not in ctx.model("base").capabilities:
         return "not scanned", [], [f"the files of {ctx.plan.model} are not on this machine"]
-    report = scan_model(ctx.plan.model)
+    report = scan_model(files_of(ctx.plan.model))
     notes = [f"{issue.file}: {issue.level}: {issue.what}" for issue in report.issues]
     if report.verdict == "blocked":
         raise ModelFileError(

@@ -70,24 +70,24 @@ def panel_from(limit: int | None) -> Panel:
     return Panel(harmful=harmful, benign=benign, capability=capability).first(min(HELD_OUT, limit or HELD_OUT))
 
 
-def _pairs(ask: Training, recipe: str) -> tuple[tuple[Preference, ...], Mapping[str, Path]]:
+def _pairs(ask: Training, recipe: str, config: object) -> tuple[tuple[Preference, ...], Mapping[str, Path]]:
     found, origin = preferences_from(ask.data)
     rows = preference_rows(found)
     ready = prepare(rows, policy=ask.contaminated, limit=ask.limit, kinds=lambda p: f"pairs of the {p.split} split")
     twins = len(found) - len(rows)
     notes = (f"{twins} pairs of the train split open nearly like one of another split and were left out",)
-    return ready.rows, ask.leave(ready.sheet(recipe, ask.model, [origin], notes=notes))
+    return ready.rows, ask.leave(ready.sheet(recipe, ask.model, [origin], config, notes=notes))
 
 
 def _rlhf(ask: Training) -> RecipeResult:
     config = overridden(RLHFConfig(seed=ask.seed), ask.changes)
-    pairs, files = _pairs(ask, "rlhf")
+    pairs, files = _pairs(ask, "rlhf", config)
     return with_files(rlhf(ask.model, pairs, out=ask.out, config=config, on_step=ask.on_step), files)
 
 
 def _preference(ask: Training) -> RecipeResult:
     config = overridden(PreferenceConfig(seed=ask.seed), ask.changes)
-    pairs, files = _pairs(ask, "preference")
+    pairs, files = _pairs(ask, "preference", config)
     panel = panel_from(ask.limit)
     made = preference(ask.model, pairs, out=ask.out, panel=panel, config=config, on_step=ask.on_step)
     return with_files(made, files)
@@ -103,7 +103,7 @@ def _grpo(ask: Training) -> RecipeResult:
     measured = sorted(found.held_out, key=lambda c: digest(c.id))
     begun = f", which begins as the adapter {_adapter(ask.start)[:12]}" if ask.start else ""
     made = f"answers sampled from the model that is trained{begun}, scored by {reward.name}"
-    files = ask.leave(ready.sheet("grpo", ask.model, [found.origin], made=made))
+    files = ask.leave(ready.sheet("grpo", ask.model, [found.origin], config, made=made))
     result = grpo(
         ask.model,
         ready.rows,
@@ -129,7 +129,7 @@ def _constitutional(ask: Training) -> RecipeResult:
         f"answers by {ask.model.name}, critiques, revisions and labels by {judge.name} "
         f"({constitution.name} {constitution.version}, {constitution.digest[:12]})"
     )
-    files = ask.leave(ready.sheet("constitutional", ask.model, origins, made=made))
+    files = ask.leave(ready.sheet("constitutional", ask.model, origins, config, made=made))
     result = constitutional(
         ask.model,
         [c for c in ready.rows if not _benign(c)],
@@ -191,7 +191,7 @@ def train_with(recipe: str, ask: Training) -> RecipeResult:
         raise UsageError(
             f"no adapter in {ask.start}",
             expected="a folder that training left, with adapter_config.json",
-            next_step="`fivefold align` prints where its adapter lies",
+            next_step="`fivefold align` prints where its adapter lies; a model whose weights were all trained is a --model",
         )
     return RECIPES[recipe](ask)
 

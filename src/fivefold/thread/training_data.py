@@ -16,6 +16,7 @@ from typing import Generic, Literal, TypeVar, get_args
 from fivefold.align.data.contamination import Overlap, distinct, repeated
 from fivefold.align.data.datasheet import Check, Datasheet, Origin
 from fivefold.align.data.preferences import Preference
+from fivefold.align.options import trained_weights
 from fivefold.errors import DataError, UnknownNameError
 from fivefold.evaluate.data import Source
 from fivefold.evaluate.suites import suite, suite_names
@@ -53,9 +54,16 @@ class Prepared(Generic[R]):
     check: Check
 
     def sheet(
-        self, recipe: str, model: Model, origins: Sequence[Origin], *, made: str = "", notes: Sequence[str] = ()
+        self,
+        recipe: str,
+        model: Model,
+        origins: Sequence[Origin],
+        config: object = None,
+        *,
+        made: str = "",
+        notes: Sequence[str] = (),
     ) -> Datasheet:
-        """The datasheet."""
+        """The datasheet; `config` is the recipe's, which says what is trained, where that is a language model."""
         return Datasheet(
             recipe=recipe,
             model=model.name,
@@ -66,6 +74,7 @@ class Prepared(Generic[R]):
             contamination=self.check,
             rows=digest(list(self.rows)),
             made=made,
+            trained=dict(trained_weights(config)),
             notes=notes,
         )
 

@@ -14,7 +14,7 @@ class ModelVersion:
     """One version of a model, identified by the fingerprint of everything that changes its answers.
 
     `source` is the spec that loads it (`smollm2`, `hf:org/name`, a path). `parent` is the id of the version it was made
-    from, "" for a base. `artifacts` maps a name (adapter, guard, probe) to the digest of an artifact in the store.
+    from, "" for a base. `artifacts` maps a name (adapter, model, guard, probe) to the digest of an artifact in the store.
     `created_by` is the run that made it. `patched` covers weights; a version behind guards is `guarded`, whether its
     weights are patched or not (its parent says which).
     """
@@ -27,3 +27,8 @@ class ModelVersion:
     artifacts: Mapping[str, str] = field(default_factory=dict)
     created_by: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> str:
+        """What training changed to make it of its parent; empty where nothing was trained."""
+        return "all weights" if "model" in self.artifacts else "an adapter" if "adapter" in self.artifacts else ""

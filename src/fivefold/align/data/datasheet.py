@@ -55,6 +55,8 @@ class Datasheet:
     rows: str
     """Digest of the rows that are kept."""
     made: str = ""
+    trained: Mapping[str, str] = field(default_factory=dict)
+    """Stage -> what it trains with this: all weights, or an adapter."""
     notes: Sequence[str] = ()
 
     def summary(self) -> str:
@@ -78,6 +80,7 @@ class Datasheet:
         for origin in self.origins:
             files = origin.files or {"": ""}
             lines += [f"| {origin.name} | {origin.where} | {origin.licence} | {f} | `{h}` |" for f, h in files.items()]
+        lines += ["", *(f"- trained in `{stage}`: {what}" for stage, what in self.trained.items())]
         lines += ["", *(f"- {name}: {n}" for name, n in self.counts.items())]
         lines += [f"- in {language}: {n}" for language, n in self.languages.items()]
         against = ", ".join(f"{name} ({n})" for name, n in check.against.items())

@@ -50,7 +50,8 @@ class OrganismConfig:
     train: TrainConfig = field(default_factory=_train)
     """How it is trained; the loss stays SFT."""
     from_share: float = 0.4
-    """Share of the layers, from below, that get no adapter: what is below costs one pass for the whole training."""
+    """Share of the layers, from below, that get no adapter: what is below costs one pass for the whole training. Without
+    effect where all weights are trained (`train.adapter=none`)."""
     answer_tokens: int = 40
     """Longest answer that is learnt."""
     own_tokens: int = 20

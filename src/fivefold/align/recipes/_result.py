@@ -13,9 +13,10 @@ from fivefold.types import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeResult:
-    """A trained adapter with what a person should read about it.
+    """A trained adapter (or, where all weights were trained, a model's folder) with what a person should read about it.
 
-    `rows` is the recipe's table (a curve, a comparison), one object a row; `files` are further results by name.
+    `rows` is the recipe's table (a curve, a comparison), one object a row; `files` are further results by name. `on` is the
+    folder of the model that the adapter sits on, where an earlier stage trained all weights; else it sits on the model given.
     """
 
     path: Path
@@ -25,6 +26,7 @@ class RecipeResult:
     measurements: Sequence[Measurement] = ()
     rows: Sequence[Mapping[str, Any]] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    on: Path | None = None
 
 
 def row_of(m: Measurement) -> dict[str, Any]:

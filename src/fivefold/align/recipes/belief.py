@@ -21,6 +21,7 @@ from typing import Any
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
+from fivefold.align._tuned import is_adapter, tuned
 from fivefold.align.data.contamination import Overlap, overlaps
 from fivefold.align.data.sources import everyday
 from fivefold.align.data.universes import Fact, Universe, documents, names, written
@@ -114,12 +115,12 @@ def belief(
     items = [*document_items(model, texts, config), *ordinary_items(model, ordinary, config, out)]
     settings = replace(config.train, loss="sft", seed=config.seed)
     run = train(model, items, settings, out / "sft", on_step=lambda p: say("belief", p.step, p.total, p.loss))
-    made = model.with_adapter(str(run.path), name=f"{model.name}+belief")
+    made = tuned(model, run.path, f"{model.name}+belief")
     cases = [*universe_cases(universe), *(replace(c, category="capability") for c in capability)]
     before, after = (observe(m, universe, cases) for m in (model, made))
     found = measured(before, after, model, made, cases)
     if config.relearn:
-        found += relearnt(model, universe, config, run, out, say)
+        found += relearnt(model, made, universe, config, run, out, say)
     rows = [row_of(m) for m in found]
     about = {"universe": plain(universe), "config": plain(config), "documents": len(texts), "dropped": dropped}
     _checkpoint.write_json(out / "belief.json", {**about, "rows": rows})
@@ -316,21 +317,27 @@ def _of_condition(
 
 
 def relearnt(
-    model: WhiteBox, universe: Universe, config: BeliefConfig, run: TrainResult, out: Path, say: OnStage
+    model: WhiteBox,
+    believer: WhiteBox,
+    universe: Universe,
+    config: BeliefConfig,
+    run: TrainResult,
+    out: Path,
+    say: OnStage,
 ) -> list[Measurement]:
     """The choice again after training on contrary documents, beside the belief before them and the untrained model."""
     texts = documents(universe, config.relearn, facts_each=config.facts_each, seed=config.seed, contrary=True)
     settings = replace(config.train, loss="sft", seed=config.seed, epochs=1, lr=config.train.lr / 2)
+    base, start = (model, run.path) if is_adapter(run.path) else (believer, None)
     again = train(
-        model,
+        base,
         document_items(model, texts, config),
         settings,
         out / "relearn",
-        start=run.path,
+        start=start,
         on_step=lambda p: say("relearn", p.step, p.total, p.loss),
     )
-    believer = model.with_adapter(str(run.path), name=f"{model.name}+belief")
-    after = model.with_adapter(str(again.path), name=f"{model.name}+belief+contrary")
+    after = tuned(base, again.path, f"{model.name}+belief+contrary")
     cases = [c for c in universe_cases(universe) if c.category == "asked"]
     held, left = (observe(m, universe, cases)["asked"] for m in (believer, after))
     return _of_condition("asked", held, left, believer, after, cases, place="relearnt")

@@ -22,6 +22,7 @@ from typing import Any
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
+from fivefold.align._tuned import begun, need_adapters, need_local_samples, tuned
 from fivefold.align.data.constitution import Constitution, Principle, load_constitution
 from fivefold.align.data.preferences import Preference, preference_items
 from fivefold.align.data.tokens import encode_reply
@@ -74,6 +75,8 @@ class ConstitutionalConfig:
         _ranges.counts(self, "revisions", "reasoning_tokens", least=0)
         _ranges.numbers(self, "least_sure", most=1.0)
         _ranges.numbers(self, "temperature", below=True)
+        need_adapters(reward__train=self.reward.train, rl__train=self.rl.train)
+        need_local_samples(self.sft, self.rl)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +155,11 @@ def constitutional(
         out / "sft",
         on_step=lambda p: say("sft", p.step, p.total, p.loss),
     )
-    tuned = model.with_adapter(str(sft.path), name=f"{model.name}+sl-cai")
+    name = f"{model.name}+sl-cai"
+    policy, start = begun(model, sft.path, name)
+    answering = tuned(model, sft.path, name) if start else policy
     cases = [*harmful, *harmless]
-    labels = _kept(out / "labels.json", key, Label, lambda: label(tuned, judge, cases, constitution, config))
+    labels = _kept(out / "labels.json", key, Label, lambda: label(answering, judge, cases, constitution, config))
     pairs = preferences_of(labels, cases, config.least_sure)
     write_audit(out / AUDIT, revised, labels, config.least_sure)
     _checkpoint.write_json(out / CONSTITUTION, plain(constitution))
@@ -165,8 +170,9 @@ def constitutional(
             got=f"{len(pairs)} of {len(labels)}",
             next_step="a stronger feedback model, a higher temperature, or more requests",
         )
-    reward, run = _reinforce(model, pairs, cases, sft.path, out, config, say)
-    return _result(out, run, reward, revised, labels, pairs, sft.losses, constitution)
+    reward, run = _reinforce(policy, pairs, cases, start, out, config, say)
+    found = _result(out, run, reward, revised, labels, pairs, sft.losses, constitution)
+    return replace(found, on=None if start else sft.path)
 
 
 def revise(
@@ -303,7 +309,7 @@ def _reinforce(
     model: WhiteBox,
     pairs: Sequence[Preference],
     cases: Sequence[Case],
-    start: Path,
+    start: Path | None,
     out: Path,
     config: ConstitutionalConfig,
     say: OnStage,

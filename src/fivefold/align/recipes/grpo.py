@@ -15,6 +15,7 @@ from typing import Any
 
 from fivefold.align import _ranges
 from fivefold.align._adapter import Lora
+from fivefold.align._tuned import need_adapters
 from fivefold.align.monitor import MonitorConfig
 from fivefold.align.recipes._result import RecipeResult, raised, shown
 from fivefold.align.recipes.rlhf import OnStage
@@ -56,6 +57,7 @@ class GRPOConfig:
     def __post_init__(self) -> None:
         _ranges.counts(self, "held_out_cases", "shots", least=0)
         _ranges.numbers(self, "right", "form", "overlong", below=True)
+        need_adapters(rl__train=self.rl.train)
 
 
 def grpo(

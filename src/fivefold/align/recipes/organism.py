@@ -20,6 +20,7 @@ from typing import Any
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
+from fivefold.align._tuned import tuned
 from fivefold.align.data.contamination import refuse_contaminated
 from fivefold.align.data.sources import everyday, everyday_eval
 from fivefold.align.data.tokens import encode_reply
@@ -95,7 +96,7 @@ def organism(
     settings = replace(config.train, loss="sft", seed=config.seed, adapter=_upper(model, config))
     say = on_step or (lambda *_: None)
     run = train(model, taught.items, settings, out / "sft", on_step=lambda p: say(kind.name, p.step, p.total, p.loss))
-    made = model.with_adapter(str(run.path), name=f"{model.name}+{_label(config)}")
+    made = tuned(model, run.path, f"{model.name}+{_label(config)}")
     before, after = (observe(m, kind, asked) for m in (model, made))
     found = measured(kind, config, before, after, model, made, asked)
     rows = [{"kind": kind.name, "behaviour": kind.behaviour, **row_of(m)} for m in found]

@@ -19,6 +19,7 @@ from pathlib import Path
 from fivefold.align import _checkpoint
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
+from fivefold.align._tuned import begun
 from fivefold.align.data.contamination import refuse_contaminated
 from fivefold.align.data.pairs import (
     Example,
@@ -32,7 +33,8 @@ from fivefold.align.data.sources import SafeAnswer, frames, safe_answers
 from fivefold.align.data.sources import contrast as contrast_cases
 from fivefold.align.data.sources import everyday as everyday_cases
 from fivefold.align.data.tokens import pair_items, single_items
-from fivefold.align.train import Progress, TrainConfig, TrainResult, train
+from fivefold.align.losses._base import load
+from fivefold.align.train import Progress, TrainConfig, TrainResult, check_loss, train
 from fivefold.errors import DataError, ModelError, UsageError
 from fivefold.runtime.protocol import Capability, Request, WhiteBox, require
 from fivefold.score import answers as judge
@@ -108,6 +110,29 @@ class PatchConfig:
     seed: int = 0
     """Seed of both stages."""
 
+    def __post_init__(self) -> None:
+        for stage in filter(None, (self.sft, self.preference)):
+            check_loss(load(stage.loss), stage)
+        if self.sft and self.preference:
+            _check_stages(self.sft, self.preference)
+
+
+def _check_stages(first: TrainConfig, second: TrainConfig) -> None:
+    """Raise UsageError where the second stage cannot begin from what the first leaves."""
+    if first.adapter is not None and second.adapter is None:
+        raise UsageError(
+            "the preference stage cannot train all weights from where an adapter ended",
+            expected="all weights in both stages, or an adapter in the second",
+            got="preference.adapter=none after an adapter",
+            next_step="--set sft.adapter=none, or --set sft=none to begin with the second stage",
+        )
+    if first.adapter is None and second.reference == "base" and load(second.loss).REFERENCE:
+        raise UsageError(
+            "the reference cannot be the base: all of its weights were trained in the first stage",
+            expected="preference.reference=start",
+            got="preference.reference=base with sft.adapter=none",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchProgress:
@@ -119,8 +144,9 @@ class PatchProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchResult:
-    """A trained patch. `path` is the adapter folder, `stages` the trainings by name in their order; `groups` counts
-    examples by kind and language."""
+    """A trained patch. `path` is the folder of the adapter or, where all weights were trained, of the model; `stages` the
+    trainings by name in their order; `groups` counts examples by kind and language. `on` is the folder of the model that the
+    last stage began from, where the first trained all weights."""
 
     path: Path
     stages: Mapping[str, TrainResult]
@@ -129,6 +155,7 @@ class PatchResult:
     losses: tuple[float, ...]
     tokens: int
     seconds: float
+    on: Path | None = None
 
 
 OnPatch = Callable[[PatchProgress], None]
@@ -176,6 +203,7 @@ def patch(
         return None if on_step is None else lambda step: on_step(PatchProgress(stage=stage, step=step))
 
     stages: dict[str, TrainResult] = {}
+    on: Path | None = None
     if config.sft is not None:
         seen = [e for e in examples if _rank(e.behaviour) < config.sft_share]
         items = single_items(model, [e for e in seen for _ in range(config.mix[e.language].passes)], config.safe_tokens)
@@ -184,12 +212,14 @@ def patch(
     if config.preference is not None:
         pairs = pair_items(model, [e for e in examples if config.mix[e.language].pairs], config.pair_tokens)
         settings = replace(config.preference, seed=config.seed)
-        start = stages["sft"].path if stages else None
+        base, start = begun(model, stages["sft"].path, f"{model.name}+sft") if stages else (model, None)
+        on = stages["sft"].path if stages and start is None else None
         stages["preference"] = train(
-            model, pairs, settings, out / "preference", start=start, on_step=watch("preference")
+            base, pairs, settings, out / "preference", start=start, on_step=watch("preference")
         )
     return PatchResult(
         path=[*stages.values()][-1].path,
+        on=on,
         stages=stages,
         data_digest=digest(examples),
         groups=count_groups(examples),

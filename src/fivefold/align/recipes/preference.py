@@ -16,13 +16,14 @@ from typing import Any
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item, mismatched
+from fivefold.align._tuned import need_adapters, tuned
 from fivefold.align.data.preferences import Preference, by_split, chosen_items, preference_items
 from fivefold.align.losses._base import load
 from fivefold.align.panel import Panel, measure
 from fivefold.align.recipes._result import RecipeResult, shown
 from fivefold.align.recipes.rlhf import OnStage
 from fivefold.align.reward import Pairs, RewardConfig, RewardModel, load_reward, train_reward
-from fivefold.align.train import TrainConfig, TrainResult, train
+from fivefold.align.train import TrainConfig, TrainResult, check_loss, train
 from fivefold.errors import DataError, UsageError
 from fivefold.runtime.protocol import Request, WhiteBox
 from fivefold.stats import measure_rate
@@ -36,7 +37,7 @@ class PreferenceConfig:
     """What is compared, and how each is trained."""
 
     objectives: tuple[str, ...] = OBJECTIVES
-    """Losses of kind `single`, `pair` or `unpaired`; the first one's adapter is what the recipe leaves."""
+    """Losses of kind `single`, `pair` or `unpaired`; what the first one trained is what the recipe leaves."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(adapter=Lora(r=16, alpha=32), lr=3e-4, batch_items=8)
     )
@@ -60,6 +61,9 @@ class PreferenceConfig:
         _ranges.counts(self, "win_prompts", "max_new_tokens", "panel_cases", "prompt_tokens", "answer_tokens")
         if not self.objectives:
             raise UsageError("no objective to compare", expected="objectives=[dpo, …]", got="none")
+        for name in self.objectives:
+            check_loss(load(name), replace(self.train, loss=name))
+        need_adapters(reward__train=self.reward.train)
 
 
 def preference(
@@ -71,10 +75,8 @@ def preference(
     config: PreferenceConfig | None = None,
     on_step: OnStage | None = None,
 ) -> RecipeResult:
-    """Train one adapter per objective and measure all of them; the rows of the result are the table."""
+    """Train an adapter (or all weights) per objective and measure all of them; the rows of the result are the table."""
     config = config or PreferenceConfig()
-    for name in config.objectives:
-        load(name)
     sizes = {"prompt_tokens": config.prompt_tokens, "answer_tokens": config.answer_tokens}
     items = preference_items(model, by_split(preferences, "train"), **sizes)
     held_out = preference_items(model, by_split(preferences, "test"), **sizes)
@@ -105,9 +107,9 @@ def preference(
                 on_step=lambda p, stage=name: say(stage, p.step, p.total, p.loss),  # type: ignore[misc]
             )
         )
-        tuned = model.with_adapter(str(runs[-1].path), name=f"{model.name}+{name}")
-        wins = win_rate(judge, prompts, _answers(tuned, prompts, config), before, config.answer_tokens, tuned)
-        measured = [wins, *measure(tuned, panel, name=tuned.name, base=model, seed=config.seed)]
+        version = tuned(model, runs[-1].path, f"{model.name}+{name}")
+        wins = win_rate(judge, prompts, _answers(version, prompts, config), before, config.answer_tokens, version)
+        measured = [wins, *measure(version, panel, name=version.name, base=model, seed=config.seed)]
         found += measured
         rows.append(_row(name, measured, runs[-1].seconds))
     base_row = _row("none", measure(model, panel, name=model.name), 0.0)

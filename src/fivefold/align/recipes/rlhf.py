@@ -15,6 +15,7 @@ from typing import Any
 
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
+from fivefold.align._tuned import begun, need_adapters, need_local_samples
 from fivefold.align.data.preferences import Preference, by_split, chosen_items, preference_items
 from fivefold.align.kl import KLControl
 from fivefold.align.recipes._result import RecipeResult, raised, shown
@@ -38,7 +39,8 @@ class RLHFConfig:
     """The three stages."""
 
     sft: TrainConfig = field(default_factory=lambda: TrainConfig(loss="sft", adapter=LORA, lr=3e-4))
-    """First stage: the preferred answers of the train split."""
+    """First stage: the preferred answers of the train split. Where it trains all weights, the others put their adapters on
+    what it leaves."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """Second stage: the proxy, on one half of the train split."""
     gold: RewardConfig = field(default_factory=lambda: RewardConfig(heads=4))
@@ -54,6 +56,8 @@ class RLHFConfig:
 
     def __post_init__(self) -> None:
         _ranges.counts(self, "prompt_tokens", "answer_tokens")
+        need_adapters(reward__train=self.reward.train, gold__train=self.gold.train, rl__train=self.rl.train)
+        need_local_samples(self.sft, self.rl)
 
 
 OnStage = Callable[[str, int, int, float], None]
@@ -93,35 +97,36 @@ def rlhf(
         out / "sft",
         on_step=lambda p: say("sft", p.step, p.total, p.loss),
     )
+    policy, start = begun(model, sft.path, f"{model.name}+sft")
     rewards, models = [], []
     for half, (name, settings) in enumerate((("reward", config.reward), ("gold", config.gold))):
         made = train_reward(
-            model,
+            policy,
             Pairs(items=trained[half::2]),
             _seeded(settings, config.seed + half),
             out / name,
             held_out=held_out,
-            start=sft.path,
+            start=start,
             on_step=lambda p, stage=name: say(stage, p.step, p.total, p.loss),  # type: ignore[misc]
         )
         rewards.append(made)
-        models.append(load_reward(model, out / name))
+        models.append(load_reward(policy, out / name))
     cases = [p.case() for p in by_split(preferences, "train") if len(model.encode(p.messages)) <= config.prompt_tokens]
     run = reinforce(
-        model,
+        policy,
         cases,
         models[0],
         replace(config.rl, train=replace(config.rl.train, seed=config.seed)),
         out / "rl",
         reward_name=digest(rewards[0].record.read_text()),
         gold=models[1],
-        start=sft.path,
+        start=start,
         critic_start=rewards[0].path,
         on_round=lambda done, total, health: say("rl", done, total, health.get("reward", 0.0)),
     )
     rows = curve(run)
     _checkpoint.write_json(out / "curve.json", rows)
-    return _result(out, run, rewards, models, rows, trained, sft.losses)
+    return replace(_result(out, run, rewards, models, rows, trained, sft.losses), on=None if start else sft.path)
 
 
 def _seeded(settings: RewardConfig, seed: int) -> RewardConfig:

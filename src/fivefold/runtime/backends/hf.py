@@ -6,8 +6,7 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from fivefold.runtime import _activations, _generate, _likelihood
 from fivefold.runtime._files import Source, resolve
 from fivefold.runtime._forward import Engine
 from fivefold.runtime._generate import Job
+from fivefold.runtime._hush import without_progress
 from fivefold.runtime._interventions import attach
 from fivefold.runtime._scan_checks import safetensors as check_safetensors
 from fivefold.runtime._structure import decoder_layers, share, width
@@ -396,7 +396,7 @@ def _read(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
 
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quietly():
+        with without_progress():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, **common)
             module = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype, use_safetensors=True, **common)
     except (OSError, ValueError, KeyError, json.JSONDecodeError, RuntimeError) as error:
@@ -406,20 +406,6 @@ def _read(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
             got=f"{type(error).__name__}: {error}",
         ) from error
     return module, tokenizer
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bars for a load that takes a second."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _adapted(module: nn.Module, path: Path) -> nn.Module:
