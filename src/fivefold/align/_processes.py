@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUCKET = 1 << 26
 """Numbers that are added up in one go."""
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others: a share of answers or of rewards takes its time. Who has died is seen by the
+launcher, which then ends all."""
 LOOKS, SECONDS_TO_REST = 5, 10.0
 """How often in a row gloo's threads are to be seen at rest, and how long that is waited for."""
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -326,7 +330,7 @@ def _state(*, cpu: bool) -> Any:
         from accelerate import PartialState
     except ImportError as error:
         raise MissingExtraError("accelerate", "local") from error
-    return PartialState(cpu=cpu)
+    return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
 def switched_on(name: str) -> bool:

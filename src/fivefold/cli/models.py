@@ -37,14 +37,16 @@ def list_(json: JsonFlag = False) -> None:
 
 @group.command()
 def add(spec: SpecArgument, json: JsonFlag = False) -> None:
-    """Load a model, fingerprint it, and record it as a base version."""
+    """Load a model, fingerprint it, and record it as a base version, unless it is known already."""
     from fivefold.evidence import Store
     from fivefold.runtime.load import load
     from fivefold.types import ModelVersion
 
     model = load(spec)
     with Store.open() as store:
-        version = store.add_version(ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec))
+        known = [v for v in store.versions() if v.id == model.fingerprint]  # a trained one keeps its parent
+        made = ModelVersion(id=model.fingerprint, name=model.name, kind="base", source=spec)
+        version = known[0] if known else store.add_version(made)
     if json:
         print_json(version)
     else:
