@@ -85,6 +85,18 @@ def test_rlhf_runs_its_three_stages_and_leaves_the_curve(model: Any, tmp_path: P
         rlhf(model, preferences(2), out=tmp_path / "few", config=config)
 
 
+@pytest.mark.parametrize("engine", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_what_the_last_stage_cannot_do_is_refused_before_the_first(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(engine, "true")
+    for recipe in (lambda: rlhf(model, preferences(40), out=tmp_path), lambda: constitutional(model, [], out=tmp_path)):
+        with pytest.raises(UsageError, match="splits is known to train"):
+            recipe()
+    assert not list(tmp_path.iterdir())
+
+
 # The preference family
 
 

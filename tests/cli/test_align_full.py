@@ -137,7 +137,9 @@ def test_what_was_trained_in_full_is_evaluated_and_trained_further(capsysbinary:
     assert load(f"version:{child['version']}").fingerprint == child["version"]
     assert known()[made["version"]].parent == made["parent"], "a version keeps its parent when others are made of it"
     assert run(["models", "add", spec, "--json"]) == 0
-    assert json.loads(capsysbinary.readouterr()[0])["parent"] == made["parent"], "nor is it forgotten when it is added again"
+    assert json.loads(capsysbinary.readouterr()[0])["parent"] == made["parent"], (
+        "nor is it forgotten when it is added again"
+    )
     assert load(spec).fingerprint == made["version"]
 
 

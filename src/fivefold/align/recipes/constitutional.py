@@ -22,6 +22,7 @@ from typing import Any
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
 from fivefold.align._pack import Item
+from fivefold.align._processes import processes
 from fivefold.align._tuned import begun, need_adapters, need_local_samples, tuned
 from fivefold.align.data.constitution import Constitution, Principle, load_constitution
 from fivefold.align.data.preferences import Preference, preference_items
@@ -137,6 +138,7 @@ def constitutional(
     config, constitution = config or ConstitutionalConfig(), constitution or load_constitution()
     judge = feedback or model
     require(judge, Capability.GENERATE, Capability.LIKELIHOOD, for_="constitutional feedback")
+    processes(next(model.module.parameters()).device)  # what the last stage refuses is refused now
     say = on_step or (lambda *_: None)
     key = digest(
         [model.fingerprint, judge.fingerprint, constitution.digest, list(harmful), list(harmless), plain(config)]

@@ -15,6 +15,7 @@ from typing import Any
 
 from fivefold.align import _checkpoint, _ranges
 from fivefold.align._adapter import Lora
+from fivefold.align._processes import processes
 from fivefold.align._tuned import begun, need_adapters, need_local_samples
 from fivefold.align.data.preferences import Preference, by_split, chosen_items, preference_items
 from fivefold.align.kl import KLControl
@@ -77,6 +78,7 @@ def rlhf(
     DataError when a split has too few pairs that fit. Killed and called again, it goes on where it was.
     """
     config = config or RLHFConfig()
+    processes(next(model.module.parameters()).device)  # what the last stage refuses is refused now
     trained, held_out = (
         preference_items(
             model, by_split(preferences, s), prompt_tokens=config.prompt_tokens, answer_tokens=config.answer_tokens
