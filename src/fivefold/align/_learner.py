@@ -55,6 +55,7 @@ class State:
     alarms: list[Alarm] = field(default_factory=list)
 
     def pack(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the history and the count of tokens."""
         return {"drawn": self.drawn, "kl": self.kl, "multiplier": self.multiplier, "alarms": plain(self.alarms)}
 
 
