@@ -182,7 +182,7 @@ def _align_patch(
         folder = out or home / "runs" / run / "patch"
         shipped = [shipped_origin("core-harms", harms), shipped_origin("core-benign", benign)]
         sheet = found.sheet(model, [file_origin(data)] if data else shipped, config)
-        files = sheet.write(folder)
+        files = together.told(lambda: sheet.write(folder))
         if on_data:
             on_data(sheet)
         result = patch(
