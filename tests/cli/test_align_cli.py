@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
+from _aligned import WORDS, at_home, call, trained, write_pairs, write_problems
+from _aligned import as_flags as sets
 from _mirrors import use_mirror, write_mirror
 from _tiny import tiny_folder
 from fivefold.align import _rollouts
 from fivefold.align.recipes._organisms_hacker import problems as problems_of
-from fivefold.cli.app import run
 from fivefold.evaluate.suites import suite
 from fivefold.evidence import Store
 from fivefold.score.sandbox import missing
 
-WORDS = ("fox", "dog", "quartz", "jumps", "lazy", "Paris", "France", "zebra", "box", "jug")
 SMALL = {"adapter.r": 2, "lr": 5e-3, "batch_items": 8, "checkpoint_steps": 1}
 
 
@@ -35,33 +35,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FIVEFOLD_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("FIVEFOLD_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "home"
+    return at_home(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    rows = [
-        {
-            "prompt": f"{WORDS[i % 10]} {WORDS[i // 10]} {i * 7919}?",
-            "chosen": f"Sure, {WORDS[i % 7]} {i * 31}.",
-            "rejected": f"I cannot {WORDS[i % 9]} {i * 17}.",
-        }
-        for i in range(40)
-    ]
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
+    return write_pairs(tmp_path / "pairs.jsonl")
 
 
 @pytest.fixture
 def problems(tmp_path: Path) -> Path:
-    rows = [{"id": f"p{i}", "prompt": f"{WORDS[i % 10]}: what is {i * 97}?", "target": str(i)} for i in range(16)]
-    path = tmp_path / "problems.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
+    return write_problems(tmp_path / "problems.jsonl")
 
 
 def small(*places: str) -> list[str]:
@@ -74,23 +58,6 @@ def loop(where: str = "rl") -> list[str]:
 
 
 RLHF = [*small("sft", "reward.train", "gold.train", "rl.train"), *loop(), "rl.critic.r=2"]
-
-
-def sets(changes: list[str]) -> list[str]:
-    return [part for change in changes for part in ("--set", change)]
-
-
-def call(capsysbinary: Any, *argv: str) -> tuple[int, str, str]:
-    code = run(["align", *argv])
-    out, err = capsysbinary.readouterr()
-    return code, out.decode(), err.decode()
-
-
-def trained(capsysbinary: Any, *argv: str) -> dict[str, Any]:
-    code, out, err = call(capsysbinary, *argv, "--json")
-    assert code == 0, err
-    body: dict[str, Any] = json.loads(out)
-    return body
 
 
 # Each recipe, as a user calls it

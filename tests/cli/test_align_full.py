@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from _aligned import as_flags, at_home, call, trained, write_pairs
 from _tiny import tiny_folder
 from fivefold.align.options import overridden
 from fivefold.align.recipes.patch import PatchConfig
@@ -23,7 +24,6 @@ from fivefold.thread.opened import align_model
 from fivefold.thread.papers import history
 from fivefold.types import ModelVersion
 
-WORDS = ("fox", "dog", "quartz", "jumps", "lazy", "Paris", "France", "zebra", "box", "jug")
 FULL = ("adapter=none", "lr=1e-3", "batch_items=8")
 PREFERENCE = ("win_prompts=2", "max_new_tokens=3", "panel_cases=1", "reward.train.adapter.r=2")
 PATCH = ("mix.en.behaviours=2", "mix.en.framed=0", "mix.en.everyday=0", "mix.en.contrast=0", "mix.en.own_tokens=4")
@@ -38,25 +38,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FIVEFOLD_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("FIVEFOLD_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "home"
+    return at_home(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> str:
-    rows = [
-        {
-            "prompt": f"{WORDS[i % 10]} {WORDS[i // 10]} {i * 7919}?",
-            "chosen": f"Sure, {WORDS[i % 7]} {i * 31}.",
-            "rejected": f"I cannot {WORDS[i % 9]} {i * 17}.",
-        }
-        for i in range(40)
-    ]
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return str(path)
+    return str(write_pairs(tmp_path / "pairs.jsonl"))
 
 
 def full(*places: str) -> list[str]:
@@ -64,20 +51,7 @@ def full(*places: str) -> list[str]:
 
 
 def sets(*changes: str) -> list[str]:
-    return [part for change in changes for part in ("--set", change)]
-
-
-def call(capsysbinary: Any, *argv: str) -> tuple[int, str, str]:
-    code = run(["align", *argv])
-    out, err = capsysbinary.readouterr()
-    return code, out.decode(), err.decode()
-
-
-def trained(capsysbinary: Any, *argv: str) -> dict[str, Any]:
-    code, out, err = call(capsysbinary, *argv, "--json")
-    assert code == 0, out + err
-    body: dict[str, Any] = json.loads(out)
-    return body
+    return as_flags(changes)
 
 
 def opened(spec: str, **options: Any) -> WhiteBox:

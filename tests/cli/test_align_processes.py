@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
+from _aligned import as_flags, write_pairs, write_problems
 from _tiny import tiny_folder
 from fivefold.cli.app import run
 from fivefold.evidence import Store
-
-WORDS = ("fox", "dog", "quartz", "jumps", "lazy", "Paris", "France", "zebra", "box", "jug")
 
 SCRIPT = """
 import json, os, sys
@@ -37,7 +36,7 @@ def sets(*trained: str, **changes: Any) -> list[str]:
     """Settings by name, and small ones for every trainer at one of the places `trained`."""
     given = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
     given += [f"{where}.{small}" for where in trained for small in ("adapter.r=2", "lr=5e-3", "batch_items=8")]
-    return [part for change in given for part in ("--set", change)]
+    return as_flags(given)
 
 
 REWARD = """
@@ -73,19 +72,9 @@ def recipes(tiny: str, pairs: Path, problems: Path) -> dict[str, list[str]]:
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What each recipe leaves in the store, by the recipe's name, of one process and of two."""
     out = tmp_path_factory.mktemp("launched")
-    tiny, pairs, problems = str(tiny_folder(out / "model")), out / "pairs.jsonl", out / "problems.jsonl"
-    rows: list[dict[str, Any]] = [
-        {
-            "prompt": f"{WORDS[i % 10]} {WORDS[i // 10]} {i * 7919}?",
-            "chosen": f"Sure, {WORDS[i % 7]} {i * 31}.",
-            "rejected": f"I cannot {WORDS[i % 9]} {i * 17}.",
-        }
-        for i in range(40)
-    ]
-    pairs.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    rows = [{"id": f"p{i}", "prompt": f"{WORDS[i % 10]}: what is {i * 97}?", "target": str(i)} for i in range(16)]
+    tiny = str(tiny_folder(out / "model"))
+    pairs, problems = write_pairs(out / "pairs.jsonl"), write_problems(out / "problems.jsonl")
     (out / "mine.py").write_text(REWARD)
-    problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
     calls = [[name, "-m", tiny, *argv] for name, argv in recipes(tiny, pairs, problems).items()]
     script = out / "script.py"
     script.write_text(SCRIPT)
