@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from _items import Stop, random_items, small
 from _several import distilled, record_of, reinforced, restated, several, train_process, train_rewards
 from fivefold.align._adapter import Lora
+from fivefold.align._divided import divided
 from fivefold.align._pack import Item
 from fivefold.align._processes import ALONE, Processes, processes, shares
 from fivefold.align.kl import KLControl
@@ -168,6 +169,35 @@ def test_things_are_shared_out_once_each(n: int, parts: int) -> None:
     found = shares(n, parts)
     assert [i for share in found for i in share] == list(range(n)) and len(found) == parts
     assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+class _Echo:
+    """A model that doubles its questions, and remembers them."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def generate(self, requests: list[int]) -> list[int]:
+        self.asked.append(requests)
+        return [2 * r for r in requests]
+
+    def with_adapter(self, path: str, *, name: str) -> _Echo:
+        return self
+
+
+class _First(Processes):
+    """The first of two processes; the other one gives -1."""
+
+    def gathered(self, part: Any) -> list[Any]:
+        return [part[0], [-1]]
+
+
+def test_a_model_is_asked_the_share_of_a_process_and_gives_all_answers() -> None:
+    echo: Any = _Echo()
+    assert divided(echo, ALONE) is echo
+    shared = divided(echo, _First(rank=0, size=2))
+    assert shared.generate([1, 2, 3]) == shared.with_adapter("x", name="y").generate([1, 2, 3]) == [2, -1]
+    assert echo.asked == [[1], [1]]
 
 
 def test_work_is_shared_by_its_cost_and_all_of_it_is_done() -> None:
